@@ -1,0 +1,124 @@
+"""Every error that the stack raises on purpose.
+
+The tree, and when each class appears:
+
+    CimError                 anything below; carries what happened, what was left, what to do
+    ├── UsageError           the caller named something wrong: an option, a name, a file, a shape
+    │   └── ProfileError     a board profile that does not validate
+    ├── NoBoardError         nothing is there, or what answers is no board
+    │   └── SpecMismatchError   it is a board, but it speaks another specification
+    ├── LinkError            the link failed: cannot be opened, went away, or stayed silent
+    │   ├── PortBusyError    somebody else holds the port or the board
+    │   └── LinkTimeoutError no answer within the time limit, retries included
+    ├── DeviceError          the board answered that it cannot do this, or failed doing it
+    │   └── UnsupportedError the board does not offer the operation
+    ├── SafetyRefusal        the board or the host refused because a limit would be passed
+    ├── IndeterminateError   it cannot be known whether a mutating command was applied
+    └── StorageError         no space, or no permission to write
+
+A message is three sentences at most: *what* happened, what was *left* as it was, and what to
+do *next*.  The classes know nothing of exit codes; those belong to the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class CimError(Exception):
+    """Base of all errors raised on purpose.
+
+    Args:
+        what: what happened, in one sentence without a full stop.
+        left: what was left as it was, e.g. "no cell was changed"; may be empty.
+        next: what to do next; may be empty.
+    """
+
+    def __init__(self, what: str, *, left: str = "", next: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.left = left
+        self.next = next
+
+    def __str__(self) -> str:
+        parts = [p for p in (self.what, self.left, self.next) if p]
+        return ". ".join(part[0].upper() + part[1:] if i else part for i, part in enumerate(parts))
+
+
+class UsageError(CimError):
+    """An option, a name, a file or a shape is wrong."""
+
+
+class ProfileError(UsageError):
+    """A board profile does not validate; names the file, the key and what was expected."""
+
+
+class NoBoardError(CimError):
+    """Nothing is there, or what answers is no board."""
+
+
+class SpecMismatchError(NoBoardError):
+    """A board answers, but speaks another version or specification of the protocol."""
+
+
+class LinkError(CimError):
+    """The link cannot be opened, or went away."""
+
+
+class PortBusyError(LinkError):
+    """Another program holds the port or the board."""
+
+
+class LinkTimeoutError(LinkError):
+    """No answer came within the time limit, retries included."""
+
+
+class DeviceError(CimError):
+    """The board refused or failed a command.
+
+    Attributes:
+        status: the status of the answer.
+        detail: the detail code of the refusal.
+        index: the index at fault within the command (0 where none applies).
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        left: str = "",
+        next: str = "",
+        status: int = 0,
+        detail: int = 0,
+        index: int = 0,
+    ) -> None:
+        super().__init__(what, left=left, next=next)
+        self.status = status
+        self.detail = detail
+        self.index = index
+
+
+class UnsupportedError(DeviceError):
+    """The board does not offer the operation, by its own word in HELLO."""
+
+
+class SafetyRefusal(DeviceError):
+    """A limit of amplitude, width, count or lifetime would have been passed."""
+
+
+class IndeterminateError(CimError):
+    """It cannot be known whether a mutating command was applied.
+
+    Attributes:
+        cells: the cells concerned, as (tile, row, column).
+    """
+
+    def __init__(
+        self, what: str, *, left: str = "", next: str = "", cells: Sequence[tuple[int, int, int]] = ()
+    ) -> None:
+        super().__init__(what, left=left, next=next)
+        self.cells = tuple(cells)
+
+
+class StorageError(CimError):
+    """No space, or no permission to write."""

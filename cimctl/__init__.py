@@ -1,0 +1,1 @@
+"""The application: command line, analog layers, mapping, training, data sets and reports."""

@@ -1,0 +1,162 @@
+"""Frames on a byte stream.
+
+A frame is ``COBS(header, payload XOR 0x55, CRC-32)`` and a zero byte.  The XOR keeps the stuffing
+fast: rectified activations are half zeros, and every zero costs COBS a block of its own.  The decoder
+never raises on wire data; what fails its check comes out as a value and is counted.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from cobs import cobs
+
+from firmware_protocol.codec import Buffer
+from firmware_protocol.constants import (
+    CRC_SEED,
+    DELIMITER,
+    PAYLOAD_XOR,
+    VERSION,
+    Flag,
+    Opcode,
+    Status,
+)
+
+_HEADER = struct.Struct("<BBBBIII")
+_CRC_SIZE = 4
+OVERHEAD = _HEADER.size + _CRC_SIZE
+_DELIMITER = bytes([DELIMITER])
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A frame that passed its checks."""
+
+    opcode: int
+    session: int
+    sequence: int
+    payload: Buffer = b""
+    flags: int = 0
+    status: int = Status.OK
+
+    @property
+    def is_response(self) -> bool:
+        return bool(self.flags & Flag.RESPONSE)
+
+
+@dataclass(frozen=True, slots=True)
+class CorruptFrame:
+    """Bytes between two delimiters that are no frame, and why."""
+
+    reason: str
+    size: int
+
+
+def wire_size(payload: int) -> int:
+    """Bytes on the wire of a frame with that payload, at most."""
+    body = payload + OVERHEAD
+    return body + body // 254 + 2
+
+
+def encode(
+    opcode: int,
+    session: int,
+    sequence: int,
+    parts: Sequence[Buffer] = (),
+    *,
+    flags: int = 0,
+    status: int = Status.OK,
+    crc_seed: int = CRC_SEED,
+) -> bytes:
+    """A frame as it goes on the wire, delimiter included; ``parts`` make the payload."""
+    sizes = [memoryview(part).nbytes for part in parts]
+    length = sum(sizes)
+    body = np.empty(length + OVERHEAD, dtype=np.uint8)
+    _HEADER.pack_into(body, 0, VERSION, flags, opcode, status, session, sequence, length)
+    at = _HEADER.size
+    for part, size in zip(parts, sizes, strict=True):
+        np.bitwise_xor(
+            np.frombuffer(part, dtype=np.uint8), PAYLOAD_XOR, out=body[at : at + size]
+        )
+        at += size
+    seed = 0 if opcode == Opcode.HELLO else crc_seed
+    crc = zlib.crc32(body[:at], seed)
+    body[at:] = np.frombuffer(crc.to_bytes(_CRC_SIZE, "little"), dtype=np.uint8)
+    return cobs.encode(body) + _DELIMITER
+
+
+def decode(stuffed: Buffer, *, crc_seed: int = CRC_SEED) -> Frame | CorruptFrame:
+    """Decodes what stood between two delimiters."""
+    try:
+        body = cobs.decode(stuffed)
+    except cobs.DecodeError:
+        return CorruptFrame("stuffing", len(stuffed))
+    if len(body) < OVERHEAD:
+        return CorruptFrame("too short", len(stuffed))
+    version, flags, opcode, status, session, sequence, length = _HEADER.unpack_from(body)
+    if length != len(body) - OVERHEAD:
+        return CorruptFrame("length", len(stuffed))
+    seed = 0 if opcode == Opcode.HELLO else crc_seed
+    view = memoryview(body)
+    if zlib.crc32(view[:-_CRC_SIZE], seed) != int.from_bytes(view[-_CRC_SIZE:], "little"):
+        return CorruptFrame("checksum", len(stuffed))
+    if version != VERSION and opcode != Opcode.HELLO:
+        return CorruptFrame("version", len(stuffed))
+    masked = np.frombuffer(body, dtype=np.uint8, count=length, offset=_HEADER.size)
+    payload = memoryview(np.bitwise_xor(masked, PAYLOAD_XOR))
+    return Frame(opcode, session, sequence, payload, flags, status)
+
+
+class Decoder:
+    """Takes any chunks of any bytes and gives frames; resynchronises at the next delimiter.
+
+    Args:
+        max_payload: payloads beyond this are dropped as corrupt, so that a stream without
+            delimiters cannot fill the memory.
+        crc_seed: where the CRC of all frames but HELLO starts.
+    """
+
+    def __init__(self, max_payload: int = 1 << 24, *, crc_seed: int = CRC_SEED) -> None:
+        self._limit = wire_size(max_payload)
+        self._crc_seed = crc_seed
+        self._pending: list[bytes] = []
+        self._pending_size = 0
+        #: frames that failed a check since the decoder was made
+        self.corrupt = 0
+
+    def feed(self, chunk: Buffer) -> Iterable[Frame | CorruptFrame]:
+        """Yields what the chunk completes, in order."""
+        *complete, tail = bytes(chunk).split(_DELIMITER)
+        for piece in complete:
+            stuffed = self._take(piece)
+            if not stuffed:
+                continue
+            yield self._checked(stuffed)
+        self._keep(tail)
+
+    def _keep(self, piece: bytes) -> None:
+        self._pending_size += len(piece)
+        if self._pending_size <= self._limit and piece:
+            self._pending.append(piece)
+
+    def _take(self, piece: bytes) -> bytes | CorruptFrame:
+        self._keep(piece)
+        size, parts = self._pending_size, self._pending
+        self._pending, self._pending_size = [], 0
+        if size > self._limit:
+            return CorruptFrame("too long", size)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _checked(self, stuffed: bytes | CorruptFrame) -> Frame | CorruptFrame:
+        result = (
+            stuffed
+            if isinstance(stuffed, CorruptFrame)
+            else decode(stuffed, crc_seed=self._crc_seed)
+        )
+        if isinstance(result, CorruptFrame):
+            self.corrupt += 1
+        return result

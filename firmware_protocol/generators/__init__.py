@@ -1,0 +1,1 @@
+"""One module per artefact that comes from the specification."""

@@ -1,0 +1,86 @@
+"""Codes packed at their own width, in planes.
+
+A code of ``8 a + r`` bits travels as ``a`` planes of whole bytes, lowest first, and ``r`` bit planes
+of one eighth of a byte a code.  Planes cost one vectorised pass each, however odd the width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from firmware_protocol.codec import Buffer
+
+Codes = npt.NDArray[Any]
+
+
+def packed_size(count: int, bits: int) -> int:
+    """Bytes that ``count`` codes of ``bits`` bits take."""
+    return count * (bits // 8) + (bits % 8) * ((count + 7) // 8)
+
+
+def fitting_count(size: int, bits: int) -> int:
+    """How many codes of ``bits`` bits fit into ``size`` bytes (0 when none does)."""
+    count = max(size, 0) * 8 // bits
+    while count > 0 and packed_size(count, bits) > size:
+        count -= 1
+    return count
+
+
+def pack_codes(codes: Codes, bits: int) -> Buffer:
+    """Packs integer codes of any shape; what a code has beyond ``bits`` bits is dropped.
+
+    Eight-bit codes that lie as bytes already are passed on without a copy.
+    """
+    flat = codes.reshape(-1)
+    if bits == 8 and flat.dtype.itemsize == 1:
+        return memoryview(np.ascontiguousarray(flat)).cast("B")
+    whole, rest = divmod(bits, 8)
+    planes = [(flat >> (8 * i)).astype(np.uint8).tobytes() for i in range(whole)]
+    if rest:
+        top = (flat >> (8 * whole)).astype(np.uint8)
+        planes += [
+            np.packbits((top >> i) & 1, bitorder="little").tobytes() for i in range(rest)
+        ]
+    return b"".join(planes)
+
+
+def unpack_codes(data: Buffer, count: int, bits: int, *, signed: bool) -> Codes:
+    """Unpacks ``count`` codes of ``bits`` bits.
+
+    Returns:
+        int8 or uint8 for codes of up to 8 bits, int16 or uint16 for up to 16, else int32 or uint32.
+
+    Raises:
+        ValueError: when ``data`` is not ``packed_size(count, bits)`` bytes long.
+    """
+    if len(data) != packed_size(count, bits):
+        raise ValueError(
+            f"{count} codes of {bits} bits take {packed_size(count, bits)} bytes, not {len(data)}"
+        )
+    raw = np.frombuffer(data, dtype=np.uint8)
+    if bits == 8:
+        return raw.view(np.int8) if signed else raw
+    whole, rest = divmod(bits, 8)
+    wide: type[np.signedinteger[Any]] = np.int8 if bits < 8 else np.int16 if bits <= 16 else np.int32
+    codes = np.zeros(count, dtype=wide)
+    for i in range(whole):
+        codes |= raw[i * count : (i + 1) * count].astype(wide) << (8 * i)
+    plane = (count + 7) // 8
+    for i in range(rest):
+        start = whole * count + i * plane
+        bit = np.unpackbits(raw[start : start + plane], count=count, bitorder="little")
+        if signed and i == rest - 1:
+            codes -= bit.astype(wide) << (8 * whole + i)
+        else:
+            codes |= bit.astype(wide) << (8 * whole + i)
+    if signed:
+        return _sign_extended(codes, bits) if not rest else codes
+    return codes.view(np.dtype(wide).str.replace("i", "u"))
+
+
+def _sign_extended(codes: Codes, bits: int) -> Codes:
+    spare = codes.dtype.itemsize * 8 - bits
+    return (codes << spare) >> spare
