@@ -114,7 +114,12 @@ class IndeterminateError(CimError):
     """
 
     def __init__(
-        self, what: str, *, left: str = "", next: str = "", cells: Sequence[tuple[int, int, int]] = ()
+        self,
+        what: str,
+        *,
+        left: str = "",
+        next: str = "",
+        cells: Sequence[tuple[int, int, int]] = (),
     ) -> None:
         super().__init__(what, left=left, next=next)
         self.cells = tuple(cells)

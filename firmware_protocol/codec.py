@@ -42,8 +42,13 @@ class Message:
         """The payload in one piece."""
         return b"".join(self.parts())
 
+    @classmethod
+    def decode(cls, payload: Buffer) -> Self:
+        """The message of a payload; raises ``PayloadError``."""
+        raise NotImplementedError
+
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.encode() == other.encode()  # type: ignore[attr-defined]
+        return isinstance(other, type(self)) and self.encode() == other.encode()
 
     def __hash__(self) -> int:
         return hash((type(self), self.encode()))
@@ -117,7 +122,7 @@ def text_bytes(text: str) -> bytes:
 
 
 def array_bytes(values: IntArray | Sequence[int], dtype: str) -> memoryview:
-    return memoryview(np.ascontiguousarray(values, dtype=dtype)).cast("B")
+    return np.ascontiguousarray(values, dtype=dtype).reshape(-1).view(np.uint8).data
 
 
 def count_bytes(values: Sequence[Any] | IntArray, size: int) -> bytes:

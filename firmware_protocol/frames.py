@@ -1,8 +1,8 @@
 """Frames on a byte stream.
 
 A frame is ``COBS(header, payload XOR 0x55, CRC-32)`` and a zero byte.  The XOR keeps the stuffing
-fast: rectified activations are half zeros, and every zero costs COBS a block of its own.  The decoder
-never raises on wire data; what fails its check comes out as a value and is counted.
+fast: rectified activations are half zeros, and every zero costs COBS a block of its own.  The
+decoder never raises on wire data; what fails its check comes out as a value and is counted.
 """
 
 from __future__ import annotations
@@ -76,17 +76,16 @@ def encode(
     sizes = [memoryview(part).nbytes for part in parts]
     length = sum(sizes)
     body = np.empty(length + OVERHEAD, dtype=np.uint8)
-    _HEADER.pack_into(body, 0, VERSION, flags, opcode, status, session, sequence, length)
+    _HEADER.pack_into(body.data, 0, VERSION, flags, opcode, status, session, sequence, length)
     at = _HEADER.size
     for part, size in zip(parts, sizes, strict=True):
-        np.bitwise_xor(
-            np.frombuffer(part, dtype=np.uint8), PAYLOAD_XOR, out=body[at : at + size]
-        )
+        np.bitwise_xor(np.frombuffer(part, dtype=np.uint8), PAYLOAD_XOR, out=body[at : at + size])
         at += size
     seed = 0 if opcode == Opcode.HELLO else crc_seed
-    crc = zlib.crc32(body[:at], seed)
+    crc = zlib.crc32(body[:at].data, seed)
     body[at:] = np.frombuffer(crc.to_bytes(_CRC_SIZE, "little"), dtype=np.uint8)
-    return cobs.encode(body) + _DELIMITER
+    stuffed: bytes = cobs.encode(body)
+    return stuffed + _DELIMITER
 
 
 def decode(stuffed: Buffer, *, crc_seed: int = CRC_SEED) -> Frame | CorruptFrame:
@@ -107,7 +106,7 @@ def decode(stuffed: Buffer, *, crc_seed: int = CRC_SEED) -> Frame | CorruptFrame
     if version != VERSION and opcode != Opcode.HELLO:
         return CorruptFrame("version", len(stuffed))
     masked = np.frombuffer(body, dtype=np.uint8, count=length, offset=_HEADER.size)
-    payload = memoryview(np.bitwise_xor(masked, PAYLOAD_XOR))
+    payload = np.bitwise_xor(masked, PAYLOAD_XOR).data
     return Frame(opcode, session, sequence, payload, flags, status)
 
 

@@ -1,7 +1,7 @@
 """Writes everything that comes from the specification, or checks that nothing drifted.
 
-    python -m firmware_protocol.generate            write
-    python -m firmware_protocol.generate --check    exit 1 and name what drifted
+python -m firmware_protocol.generate            write
+python -m firmware_protocol.generate --check    exit 1 and name what drifted
 """
 
 from __future__ import annotations

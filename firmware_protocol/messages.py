@@ -451,7 +451,7 @@ class ConfigureRequest(Message):
         slot: slot to fill.
         read_voltage: voltage of an input pulse (mV).
         word_line: DAC code of the word lines (gate of the access transistor).
-        multiplier: gain of the ADC: multiplier / 2^shift.
+        multiplier: gain of the ADC: multiplier / 2^shift; 1 to 65535.
         shift: 1 to 48.
     """
 

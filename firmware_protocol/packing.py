@@ -1,7 +1,7 @@
 """Codes packed at their own width, in planes.
 
-A code of ``8 a + r`` bits travels as ``a`` planes of whole bytes, lowest first, and ``r`` bit planes
-of one eighth of a byte a code.  Planes cost one vectorised pass each, however odd the width.
+A code of ``8 a + r`` bits travels as ``a`` planes of whole bytes, lowest first, and ``r`` bit
+planes of one eighth of a byte a code.  Planes cost one vectorised pass each, however odd the width.
 """
 
 from __future__ import annotations
@@ -36,14 +36,12 @@ def pack_codes(codes: Codes, bits: int) -> Buffer:
     """
     flat = codes.reshape(-1)
     if bits == 8 and flat.dtype.itemsize == 1:
-        return memoryview(np.ascontiguousarray(flat)).cast("B")
+        return np.ascontiguousarray(flat).view(np.uint8).data
     whole, rest = divmod(bits, 8)
     planes = [(flat >> (8 * i)).astype(np.uint8).tobytes() for i in range(whole)]
     if rest:
         top = (flat >> (8 * whole)).astype(np.uint8)
-        planes += [
-            np.packbits((top >> i) & 1, bitorder="little").tobytes() for i in range(rest)
-        ]
+        planes += [np.packbits((top >> i) & 1, bitorder="little").tobytes() for i in range(rest)]
     return b"".join(planes)
 
 
@@ -64,7 +62,9 @@ def unpack_codes(data: Buffer, count: int, bits: int, *, signed: bool) -> Codes:
     if bits == 8:
         return raw.view(np.int8) if signed else raw
     whole, rest = divmod(bits, 8)
-    wide: type[np.signedinteger[Any]] = np.int8 if bits < 8 else np.int16 if bits <= 16 else np.int32
+    wide: type[np.signedinteger[Any]] = (
+        np.int8 if bits < 8 else np.int16 if bits <= 16 else np.int32
+    )
     codes = np.zeros(count, dtype=wide)
     for i in range(whole):
         codes |= raw[i * count : (i + 1) * count].astype(wide) << (8 * i)

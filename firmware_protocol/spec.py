@@ -130,5 +130,11 @@ def _command(name: str, body: dict[str, Any]) -> Command:
     request = Message(base + "Request", name, False, body["doc"], _fields(body["request"]))
     response = Message(base + "Response", name, True, body["doc"], _fields(body["response"]))
     return Command(
-        name, body["value"], body["mutating"], body["doc"], request, response, tuple(body["examples"])
+        name,
+        body["value"],
+        body["mutating"],
+        body["doc"],
+        request,
+        response,
+        tuple(body["examples"]),
     )

@@ -49,9 +49,8 @@ def _enum(prefix: str, values: dict[str, int]) -> list[str]:
 
 
 def _message(spec: Spec, message: Message, name: str) -> list[str]:
-    return [f"/* {name}: {', '.join(f.name for f in message.fields) or 'empty'} */"] + _offsets(
-        spec, name, message.fields
-    )
+    names = ", ".join(f.name for f in message.fields) or "empty"
+    return [f"/* {name}: {names} */", *_offsets(spec, name, message.fields)]
 
 
 def _offsets(spec: Spec, name: str, fields: tuple[Field, ...]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Golden vectors: frames in hex with their decoded meaning, from the examples of the specification."""
+"""Golden vectors: frames in hex with their meaning, from the examples of the specification."""
 
 from __future__ import annotations
 

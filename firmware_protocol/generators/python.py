@@ -232,9 +232,7 @@ def _encoded(spec: Spec, f: Field) -> list[str]:
     return [f"count_bytes(self.{f.name}, 4)", values] if shape == "list" else [values]
 
 
-def _decode_method(
-    spec: Spec, message: Message, runs: list[list[Field] | Field]
-) -> list[str]:
+def _decode_method(spec: Spec, message: Message, runs: list[list[Field] | Field]) -> list[str]:
     lines = [
         "    @classmethod",
         "    def decode(cls, payload: Buffer) -> Self:",

@@ -18,15 +18,15 @@ def page(spec: Spec) -> str:
         "",
         "## Frames",
         "",
-        "`COBS(header, payload XOR 0x%02X, CRC-32)`, then a zero byte. %s"
-        % (raw["frame"]["payload_xor"], raw["frame"]["crc"]["doc"]),
+        f"`COBS(header, payload XOR 0x{raw['frame']['payload_xor']:02X}, CRC-32)`, then a"
+        " zero byte. " + raw["frame"]["crc"]["doc"],
         "",
         *_table(spec.header),
         "## Types",
         "",
-        "`u8` to `u64` and `i16` are integers. `text` is a length byte and UTF-8. `T list` is a count"
-        " (32 bits for integers, 16 bits for structs) and that many T. `T array` and `bytes` take the"
-        " rest of the payload.",
+        "`u8` to `u64` and `i16` are integers. `text` is a length byte and UTF-8. `T list` is a"
+        " count (32 bits for integers, 16 bits for structs) and that many T. `T array` and `bytes`"
+        " take the rest of the payload.",
         "",
     ]
     for struct in spec.structs.values():
@@ -46,7 +46,8 @@ def page(spec: Spec) -> str:
     lines += ["", "## Capabilities", "", "| name | bit | meaning |", "|---|---|---|"]
     for name, row in spec.tables["capabilities"].items():
         lines.append(f"| {name} | {row['bit']} | {row['doc']} |")
-    lines += ["", "## Arithmetic", "", raw["arithmetic"]["doc"], "", "| constant | value |", "|---|---|"]
+    lines += ["", "## Arithmetic", "", raw["arithmetic"]["doc"], ""]
+    lines += ["| constant | value |", "|---|---|"]
     lines += [f"| {n} | {v:#x} |" for n, v in raw["arithmetic"].items() if n != "doc"]
     return "\n".join([*lines, ""])
 

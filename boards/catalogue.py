@@ -1,0 +1,150 @@
+"""Finding and loading profiles: built in, from other packages, or from a file."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import importlib.resources
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+import yaml
+
+from boards.errors import ProfileError, UsageError
+from boards.profile import Profile, contradictions, decode
+
+ENTRY_POINTS = "cimctl.profiles"
+_MAX_DEPTH = 8
+
+
+def profile_files() -> dict[str, Path]:
+    """Profile names and their files: built in first, then folders named by entry points."""
+    found: dict[str, Path] = {}
+    for folder in _folders():
+        for path in sorted(folder.glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def load(name_or_path: str) -> Profile:
+    """Loads a profile by name, or from a path that ends in .yaml or .yml.
+
+    Raises:
+        UsageError: no such profile or file.
+        ProfileError: the file does not validate.
+    """
+    path = _locate(name_or_path)
+    values = _merged(path, ())
+    try:
+        profile = decode(values)
+    except msgspec.ValidationError as error:
+        raise _explained(path, error) from None
+    for key, expected in contradictions(profile):
+        raise ProfileError(
+            f"{path}: key '{key}' is at odds with the rest: expected {expected}",
+            next="Correct the file; 'cimctl board list' shows profiles that load",
+        )
+    return profile
+
+
+def _folders() -> Iterator[Path]:
+    yield Path(str(importlib.resources.files("boards.profiles")))
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        if entry.value == "boards.profiles":
+            continue
+        try:
+            yield Path(str(importlib.resources.files(entry.value)))
+        except (ImportError, TypeError) as error:
+            raise UsageError(
+                f"The profiles of package '{entry.value}' cannot be found: {error}",
+                next="Reinstall that package or remove it",
+            ) from None
+
+
+def _locate(name_or_path: str) -> Path:
+    if name_or_path.endswith((".yaml", ".yml")):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise UsageError(
+                f"There is no profile file '{path}'", next="Check the path given to --board"
+            )
+        return path
+    files = profile_files()
+    if name_or_path not in files:
+        close = difflib.get_close_matches(name_or_path, files, n=1)
+        hint = f"Did you mean '{close[0]}'? " if close else ""
+        raise UsageError(
+            f"There is no board '{name_or_path}'",
+            next=f"{hint}Known boards: {', '.join(sorted(files))}; or a path to a .yaml file",
+        )
+    return files[name_or_path]
+
+
+def _merged(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """The values of a file laid over those of the profile that it extends."""
+    values = _read(path)
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ProfileError(f"{path}: key 'extends' is {base!r}: expected the name of a profile")
+    if len(above) >= _MAX_DEPTH or path in above:
+        raise ProfileError(f"{path}: key 'extends' goes in a circle or deeper than {_MAX_DEPTH}")
+    return _laid_over(_merged(_locate(base), (*above, path)), values)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{path}: this is no YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: the file cannot be read: {error.strerror}") from None
+    if not isinstance(values, dict):
+        raise ProfileError(f"{path}: expected keys and values, found {type(values).__name__}")
+    return values
+
+
+def _laid_over(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in values.items():
+        below = merged.get(key)
+        both = isinstance(below, dict) and isinstance(value, dict)
+        merged[key] = _laid_over(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _explained(path: Path, error: msgspec.ValidationError) -> ProfileError:
+    """Turns a validator's message into file, key, and what was expected."""
+    text = str(error)
+    place = re.search(r" - at `\$\.?(.*)`$", text)
+    where = place.group(1) if place else ""
+    reason = text[: place.start()] if place else text
+    unknown = re.search(r"unknown field `(.*)`", reason)
+    if unknown:
+        key = ".".join(filter(None, (where, unknown.group(1))))
+        allowed = _keys_of(where)
+        close = difflib.get_close_matches(unknown.group(1), allowed, n=1)
+        hint = f"Did you mean '{close[0]}'? " if close else ""
+        return ProfileError(
+            f"{path}: unknown key '{key}'",
+            next=f"{hint}Allowed here: {', '.join(allowed)}",
+        )
+    missing = re.search(r"missing required field `(.*)`", reason)
+    if missing:
+        key = ".".join(filter(None, (where, missing.group(1))))
+        return ProfileError(f"{path}: key '{key}' is missing")
+    return ProfileError(f"{path}: key '{where}': {reason[0].lower() + reason[1:]}")
+
+
+def _keys_of(where: str) -> list[str]:
+    """The keys allowed at a dotted place of a profile."""
+    kind: Any = Profile
+    for part in filter(None, where.split(".")):
+        kind = get_type_hints(kind, include_extras=False)[part]
+    keys = list(kind.__struct_fields__)
+    return [*keys, "extends"] if kind is Profile else keys

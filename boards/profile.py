@@ -1,0 +1,219 @@
+"""Board profiles: what a chip is, as data.
+
+A profile is a YAML file. Keys carry their units; every value is checked when the file is read, and
+a message names the file, the key and what was expected. ``extends: other`` takes another profile's
+values where the file says nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+Positive = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=1)]
+CapabilityName = Literal[
+    "TRANSPOSED", "IMAGES", "ROW_BLOCK_SUMS", "SIGNED_INPUTS", "SNAPSHOT", "DIFFERENTIAL"
+]
+
+
+class LinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the board is reached when no ``--port`` says otherwise."""
+
+    kind: Literal["in-process", "tcp", "serial"]
+    #: requests in flight at most
+    window: Annotated[int, Meta(ge=1, le=64)]
+    #: bytes of a payload at most
+    max_payload: Annotated[int, Meta(ge=256, le=1 << 24)]
+    #: seconds to wait for an answer before the request is sent again
+    timeout_s: Positive
+    baud: Count = 115200
+
+
+class ChipSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Geometry and converters."""
+
+    tiles: Annotated[int, Meta(ge=1, le=65535)]
+    #: 256 rows of 8-bit inputs and 16-bit conductances are the most whose sums are exact in the
+    #: emulator's single-precision products
+    rows: Annotated[int, Meta(ge=1, le=256)]
+    columns: Annotated[int, Meta(ge=2, le=256, multiple_of=2)]
+    input_bits: Annotated[int, Meta(ge=1, le=8)]
+    adc_bits: Annotated[int, Meta(ge=2, le=12)]
+    columns_per_adc: Count
+    pair_conversions: Literal[1, 2]
+    slots: Annotated[int, Meta(ge=1, le=255)]
+    #: microsiemens that the 16-bit conductance 65535 stands for
+    conductance_full_scale_uS: Positive  # noqa: N815 - the unit's own spelling
+    #: smallest and largest settable span of the ADC, microamperes from its lowest to highest code
+    adc_span_uA: tuple[Positive, Positive]  # noqa: N815
+    capabilities: tuple[CapabilityName, ...]
+
+
+class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What firmware and host refuse to pass."""
+
+    read_voltage_mV: Annotated[int, Meta(ge=1, le=5000)]  # noqa: N815
+    amplitude_mV: tuple[Count, Count]  # noqa: N815
+    width_ns: tuple[Count, Count]
+    pulses_per_command: Annotated[int, Meta(ge=1, le=32767)]
+    cycles: Annotated[int, Meta(ge=1, le=255)]
+    #: pulses of a cell in its life; 0: no budget
+    lifetime_pulses: Annotated[int, Meta(ge=0, lt=1 << 32)]
+
+
+class DeviceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The cell, as the emulator plays it; equations in ``sim_backend.bulk_rram``."""
+
+    model: Literal["bulk-rram"]
+    low_uS: NonNegative  # noqa: N815
+    high_uS: Positive  # noqa: N815
+    #: conductances as the chip is found, uniform between the two
+    initial_uS: tuple[NonNegative, NonNegative]  # noqa: N815
+    threshold_mV: Positive  # noqa: N815
+    set_step: Fraction
+    reset_step: Fraction
+    nominal_width_ns: Positive
+
+
+class ProgrammingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Write-verify, and the window of conductances that weights use."""
+
+    read_voltage_mV: Count  # noqa: N815
+    word_line: Annotated[int, Meta(ge=0, le=1023)]
+    window_uS: tuple[NonNegative, Positive]  # noqa: N815
+    ramp_mV: tuple[Count, Count]  # noqa: N815
+    ramp_step_mV: Count  # noqa: N815
+    width_ns: Count
+    tolerance_uS: Positive  # noqa: N815
+    cycles_training: Count
+    cycles_characterising: Count
+    #: levels of the programming step: a step is the window divided by levels - 1
+    levels: Annotated[int, Meta(ge=2, le=65536)]
+
+
+class Imperfections(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Each can be switched off by setting it to 0."""
+
+    read_noise_uS: NonNegative  # noqa: N815
+    programming_error_uS: NonNegative  # noqa: N815
+    adc_noise_lsb: NonNegative
+    device_variation: NonNegative
+    cycle_variation: NonNegative
+    stuck_fraction: Fraction
+
+
+class CostSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Time and energy of one operation; the chip's counters and every estimate use these."""
+
+    step_ns: NonNegative
+    tile_operation_nJ: NonNegative  # noqa: N815
+    pulse_ns: NonNegative
+    pulse_pJ: NonNegative  # noqa: N815
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A board: everything that the stack knows of it before HELLO."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    summary: str
+    link: LinkSettings
+    chip: ChipSettings
+    limits: LimitSettings
+    device: DeviceSettings
+    programming: ProgrammingSettings
+    imperfections: Imperfections
+    costs: CostSettings
+
+    def units(self, microsiemens: float) -> int:
+        """A conductance in the chip's 16-bit integers, rounded to nearest."""
+        return round(microsiemens / self.chip.conductance_full_scale_uS * 65535)
+
+    def microsiemens(self, units: float) -> float:
+        """The conductance that a 16-bit integer stands for."""
+        return units * self.chip.conductance_full_scale_uS / 65535
+
+    @property
+    def unit_current_uA(self) -> float:  # noqa: N802
+        """Current of one input code step times one conductance unit, at the read voltage.
+
+        Bit-serial inputs weigh bit k of b with 2^(k - b), so the whole code stands for
+        code / 2^b of the read voltage (arXiv 2305.14547, bit-serial VMM).
+        """
+        volts = self.programming.read_voltage_mV / 1000
+        code = volts / (1 << self.chip.input_bits)
+        return code * self.chip.conductance_full_scale_uS / 65535
+
+    def gain(self, span_uA: float) -> float:  # noqa: N803
+        """ADC codes for each unit of the integer sum, at that span."""
+        return self.unit_current_uA * ((1 << self.chip.adc_bits) - 1) / span_uA
+
+
+def contradictions(profile: Profile) -> list[tuple[str, str]]:
+    """What the types cannot say: (key, what was expected) of each pair of values at odds."""
+    p = profile
+    checks = [
+        ("chip.adc_span_uA", "low below high", p.chip.adc_span_uA[0] <= p.chip.adc_span_uA[1]),
+        (
+            "limits.amplitude_mV",
+            "low below high",
+            p.limits.amplitude_mV[0] <= p.limits.amplitude_mV[1],
+        ),
+        ("limits.width_ns", "low below high", p.limits.width_ns[0] <= p.limits.width_ns[1]),
+        ("device.high_uS", "above device.low_uS", p.device.low_uS < p.device.high_uS),
+        (
+            "device.high_uS",
+            "at most chip.conductance_full_scale_uS",
+            p.device.high_uS <= p.chip.conductance_full_scale_uS,
+        ),
+        (
+            "device.initial_uS",
+            "low to high, within device.low_uS and device.high_uS",
+            p.device.low_uS <= p.device.initial_uS[0] <= p.device.initial_uS[1] <= p.device.high_uS,
+        ),
+        (
+            "programming.window_uS",
+            "low below high, within device.low_uS and device.high_uS",
+            p.device.low_uS
+            <= p.programming.window_uS[0]
+            < p.programming.window_uS[1]
+            <= p.device.high_uS,
+        ),
+        (
+            "programming.ramp_mV",
+            "start below stop, within limits.amplitude_mV",
+            p.limits.amplitude_mV[0]
+            <= p.programming.ramp_mV[0]
+            < p.programming.ramp_mV[1]
+            <= p.limits.amplitude_mV[1],
+        ),
+        (
+            "programming.read_voltage_mV",
+            "at most limits.read_voltage_mV",
+            p.programming.read_voltage_mV <= p.limits.read_voltage_mV,
+        ),
+        (
+            "programming.cycles_training",
+            "at most limits.cycles",
+            p.programming.cycles_training <= p.limits.cycles,
+        ),
+        (
+            "programming.cycles_characterising",
+            "at most limits.cycles",
+            p.programming.cycles_characterising <= p.limits.cycles,
+        ),
+    ]
+    return [(key, expected) for key, expected, holds in checks if not holds]
+
+
+def decode(values: dict[str, Any]) -> Profile:
+    """Checks the types and ranges of a profile's values.
+
+    Raises:
+        msgspec.ValidationError: names the first key at fault.
+    """
+    return msgspec.convert(values, Profile, strict=False)

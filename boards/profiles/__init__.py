@@ -1,0 +1,1 @@
+"""Folder of the built-in profiles; one YAML file a board."""

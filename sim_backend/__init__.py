@@ -1,0 +1,1 @@
+"""The emulated chip: device physics, converters, tiles, the firmware's dispatcher and a server."""

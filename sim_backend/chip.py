@@ -1,0 +1,332 @@
+"""The chip: what its tiles do when told, without a word about bytes.
+
+Sums are exact: a conductance difference is split into a high and a low byte, so that every product
+and partial sum is an integer below 2^24 and single precision loses nothing, in whatever order and
+batch it is summed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from boards import costs
+from boards.profile import Profile
+from firmware_protocol import constants as c
+from firmware_protocol.geometry import output_size
+from firmware_protocol.messages import Region
+from sim_backend import bulk_rram, cells, noise
+from sim_backend.converters import Codes, Converter, Positions, convert_planes
+from sim_backend.feed import Feed, Product, Slot
+
+Tensor = torch.Tensor
+_WEIGHT_CACHE = 4096
+
+
+class Chip:
+    """An emulated compute-in-memory chip.
+
+    Args:
+        profile: what chip it is.
+        seed: which one of its kind; one seed gives one result, bit for bit.
+        state: file that its cells live in; None keeps them in memory.
+    """
+
+    def __init__(self, profile: Profile, seed: int = 0, state: Path | None = None) -> None:
+        self.profile = profile
+        self.seed = seed
+        self.cells = (
+            cells.fresh(profile, seed) if state is None else cells.opened(state, profile, seed)
+        )
+        self.cells.add("boots", 1)
+        self.boot_id = int.from_bytes(os.urandom(4), "little")
+        self.slots: dict[int, Slot] = {}
+        self.cell = bulk_rram.cell_of(profile)
+        self.ramp = bulk_rram.ramp_of(profile)
+        self._convert_keys = [self._key(t, c.STREAM_CONVERT) for t in range(profile.chip.tiles)]
+        self._read_keys = [self._key(t, c.STREAM_READ) for t in range(profile.chip.tiles)]
+        self._cell_keys = [bulk_rram.keys_of(seed, t) for t in range(profile.chip.tiles)]
+        self._versions = [0] * profile.chip.tiles
+        self._weights: dict[tuple[Region, bool, bool], tuple[int, Tensor]] = {}
+
+    # ------------------------------------------------------------------ counters
+
+    def counts(self) -> costs.Counts:
+        """What the chip's life took so far, for the cost model."""
+        n = self.cells.count
+        return costs.Counts(
+            steps=n("steps"),
+            tile_operations=n("tile_operations"),
+            verify_reads=n("verify_reads"),
+            pulses=n("set_pulses") + n("reset_pulses"),
+            pulse_width_ns=n("pulse_width_ns"),
+        )
+
+    # ------------------------------------------------------------------ cells
+
+    def read(self, region: Region, samples: int, *, last: bool) -> npt.NDArray[np.uint16]:
+        """Reads each cell of a region, averaged over ``samples`` conversions.
+
+        The converter spans the conductance full scale with its bits; a reading carries the cell's
+        read noise and the converter's.
+        """
+        index = self.cell_index(region)
+        g = self.cells.conductances[region.tile][index].astype(np.float64)
+        top = 2**self.profile.chip.adc_bits - 1
+        total = np.zeros(index.size, dtype=np.int64)
+        start = int(self.cells.positions[region.tile]) << 8
+        for sample in range(samples):
+            place = np.full(1, start + sample, dtype=np.uint64)
+            z = noise.normal(self._read_keys[region.tile], place, index.astype(np.uint64))
+            reading = np.rint((g + z * self.cell.reading_error) * top / 65535)
+            total += np.clip(reading, 0, top).astype(np.int64)
+        self._count_read(region, samples)
+        if last:
+            self.cells.positions[region.tile] += np.uint64(1)
+        mean: npt.NDArray[np.float64] = np.rint(total * (65535 / top) / samples)
+        return mean.astype(np.uint16)
+
+    def program(
+        self,
+        tile: int,
+        index: npt.NDArray[np.int64],
+        targets: npt.NDArray[np.uint16],
+        *,
+        tolerance: int,
+        cycles: int,
+    ) -> tuple[bulk_rram.ProgramOutcome, npt.NDArray[np.uint16]]:
+        """Write-verifies cells; returns what it took and a reading of each cell afterwards."""
+        readings = np.empty(index.size, dtype=np.uint16)
+        outcome = bulk_rram.program(
+            self.cells.conductances[tile],
+            self.cells.pulses[tile],
+            self.cells.stuck[tile],
+            index,
+            targets,
+            tolerance=tolerance,
+            cycles=cycles,
+            cell=self.cell,
+            ramp=self.ramp,
+            keys=self._cell_keys[tile],
+            epoch=int(self.cells.positions[tile]),
+            readings=readings,
+        )
+        self._touched(tile)
+        add = self.cells.add
+        add("writes", index.size)
+        add("reads", outcome.reads)
+        add("verify_reads", outcome.reads)
+        self._count_pulses(outcome.set_pulses, outcome.reset_pulses, self.ramp.width)
+        return outcome, readings
+
+    def pulse(
+        self,
+        tile: int,
+        index: npt.NDArray[np.int64],
+        counts: npt.NDArray[np.int16],
+        *,
+        set_amplitude: int,
+        reset_amplitude: int,
+        width: int,
+    ) -> tuple[int, int]:
+        """Applies open-loop pulses; returns how many SET and RESET pulses that were."""
+        bulk_rram.pulse(
+            self.cells.conductances[tile],
+            self.cells.pulses[tile],
+            self.cells.stuck[tile],
+            index,
+            counts,
+            set_amplitude=set_amplitude,
+            reset_amplitude=reset_amplitude,
+            width=width,
+            cell=self.cell,
+            keys=self._cell_keys[tile],
+        )
+        self._touched(tile)
+        sets = int(counts[counts > 0].sum(dtype=np.int64))
+        resets = -int(counts[counts < 0].sum(dtype=np.int64))
+        self._count_pulses(sets, resets, width)
+        return sets, resets
+
+    def cell_index(
+        self, region: Region, within: npt.NDArray[np.uint16] | None = None
+    ) -> npt.NDArray[np.int64]:
+        """Flat indices of a region's cells, row by row, or of those named within it."""
+        columns = self.profile.chip.columns
+        if within is None or not within.size:
+            rows = np.arange(region.row, region.row + region.rows, dtype=np.int64)[:, None]
+            line = np.arange(region.column, region.column + region.columns, dtype=np.int64)
+            return (rows * columns + line).reshape(-1)
+        row, column = np.divmod(within.astype(np.int64), region.columns)
+        index: npt.NDArray[np.int64] = (region.row + row) * columns + region.column + column
+        return index
+
+    def restore(self, blob: bytes) -> None:
+        """Takes a snapshot back (``cells.restore``)."""
+        cells.restore(self.cells, blob)
+        for tile in range(self.profile.chip.tiles):
+            self._touched(tile)
+
+    # ------------------------------------------------------------------ products
+
+    def multiply(self, product: Product, codes: npt.NDArray[np.generic]) -> tuple[Codes, int]:
+        """Multiplies a batch by the conductances.
+
+        Args:
+            product: which regions, which way.
+            codes: (batch, inputs) integers, or (batch, channels, height, width) with a window.
+
+        Returns:
+            Codes of (batch, outputs) or (batch, outputs, out height, out width), int16; and how
+            many conversions saturated.
+        """
+        inputs = torch.from_numpy(codes.astype(np.float32))
+        blocks = self._grid(product)
+        out_sizes = [self._outputs(product, r) for r in blocks[0]]
+        batch, places, shape = self._out_shape(product, inputs)
+        out = np.zeros((batch, sum(out_sizes), places), dtype=np.int16)
+        order = self._conversion_order(product)
+        saturated, first_input = 0, 0
+        for i, row in enumerate(blocks):
+            size = self._inputs(product, row[0])
+            feed = Feed(inputs, product.window, first_input, size)
+            power = feed.power() if self._read_variance(product) > 0 else feed.no_power(places)
+            at = 0
+            for j, region in enumerate(row):
+                sums = feed.sums(self._weight(region, product))
+                end = at + out_sizes[j]
+                saturated += convert_planes(
+                    sums,
+                    power,
+                    self._converter(product),
+                    self._positions(product, region, order[i * len(row) + j], order),
+                    out[:, at:end],
+                )
+                at = end
+            first_input += size
+        self._count_product(product, batch * places, saturated, sum(out_sizes))
+        return out.reshape(shape[0], sum(out_sizes), *shape[1:]), saturated
+
+    def _grid(self, product: Product) -> list[tuple[Region, ...]]:
+        """Regions by block of inputs, then by block of outputs."""
+        columns = len(product.regions) // product.row_blocks
+        rows = [product.regions[i * columns : (i + 1) * columns] for i in range(product.row_blocks)]
+        return [tuple(r) for r in zip(*rows, strict=True)] if product.transposed else rows
+
+    def _inputs(self, product: Product, region: Region) -> int:
+        return self._lines(product, region)[0]
+
+    def _outputs(self, product: Product, region: Region) -> int:
+        return self._lines(product, region)[1]
+
+    @staticmethod
+    def _lines(product: Product, region: Region) -> tuple[int, int]:
+        columns = region.columns // 2 if product.differential else region.columns
+        return (columns, region.rows) if product.transposed else (region.rows, columns)
+
+    def _weight(self, region: Region, product: Product) -> Tensor:
+        """(2 * outputs, inputs) float32: high bytes of the conductances, then low bytes."""
+        place = (region, product.transposed, product.differential)
+        version = self._versions[region.tile]
+        known = self._weights.get(place)
+        if known is not None and known[0] == version:
+            return known[1]
+        g = self.cells.conductances[region.tile][self.cell_index(region)].astype(np.int32)
+        g = g.reshape(region.rows, region.columns)
+        if product.differential:
+            g = g[:, 0::2] - g[:, 1::2]
+        lines = g if product.transposed else g.T
+        split = np.concatenate([lines >> 8, lines & 255]).astype(np.float32)
+        weight = torch.from_numpy(split)
+        if len(self._weights) >= _WEIGHT_CACHE:
+            self._weights.clear()
+        self._weights[place] = (version, weight)
+        return weight
+
+    def _read_variance(self, product: Product) -> float:
+        """Variance of a sum for each unit of squared input code (one cell, or two of a pair)."""
+        sigma = self.profile.imperfections.read_noise_uS * 65535
+        sigma /= self.profile.chip.conductance_full_scale_uS
+        return float(sigma**2 * (2 if product.differential else 1))
+
+    def _converter(self, product: Product) -> Converter:
+        slot, bits = product.slot, self.profile.chip.adc_bits
+        lsb = 2.0**slot.shift / slot.multiplier
+        return Converter(
+            multiplier=slot.multiplier,
+            shift=slot.shift,
+            low=-(1 << (bits - 1)),
+            high=(1 << (bits - 1)) - 1,
+            read_variance=self._read_variance(product),
+            adc_variance=(self.profile.imperfections.adc_noise_lsb * lsb) ** 2,
+        )
+
+    def _conversion_order(self, product: Product) -> list[tuple[int, int]]:
+        """(place of each region among its tile's regions, how many that tile has)."""
+        grid = [region for row in self._grid(product) for region in row]
+        seen: dict[int, int] = {}
+        places = []
+        for region in grid:
+            places.append(seen.get(region.tile, 0))
+            seen[region.tile] = places[-1] + 1
+        return [(p, seen[r.tile]) for p, r in zip(places, grid, strict=True)]
+
+    def _positions(
+        self,
+        product: Product,
+        region: Region,
+        own: tuple[int, int],
+        order: list[tuple[int, int]],
+    ) -> Positions:
+        place, stride = own
+        if product.transposed:
+            line = region.row
+        else:
+            line = region.column // 2 if product.differential else region.column
+        first = int(self.cells.positions[region.tile]) + place
+        return Positions(self._convert_keys[region.tile], first, stride, line)
+
+    @staticmethod
+    def _out_shape(product: Product, inputs: Tensor) -> tuple[int, int, tuple[int, ...]]:
+        if product.window is None:
+            return len(inputs), 1, (len(inputs),)
+        height, width = output_size(product.window)
+        return len(inputs), height * width, (len(inputs), height, width)
+
+    # ------------------------------------------------------------------ bookkeeping
+
+    def _key(self, tile: int, stream: int) -> np.uint64:
+        return noise.key(self.seed, tile, stream)
+
+    def _touched(self, tile: int) -> None:
+        self._versions[tile] += 1
+
+    def _count_product(self, product: Product, vectors: int, saturated: int, outputs: int) -> None:
+        conversions = self.profile.chip.pair_conversions if product.differential else 1
+        strips: dict[int, set[tuple[int, int]]] = {}
+        for region in product.regions:
+            self.cells.positions[region.tile] += np.uint64(vectors)
+            strips.setdefault(region.tile, set()).add((region.row, region.rows))
+        loads = [len(rows) for rows in strips.values()]
+        blocks = len(product.regions)
+        per_block = outputs // max(1, len(self._grid(product)[0]))
+        add = self.cells.add
+        add("vectors", vectors)
+        add("steps", vectors * max(loads) * conversions)
+        add("tile_operations", vectors * sum(loads) * conversions)
+        add("conversions", vectors * blocks * per_block * conversions)
+        add("saturations", saturated)
+
+    def _count_read(self, region: Region, samples: int) -> None:
+        self.cells.add("steps", region.rows * samples)
+        self.cells.add("tile_operations", region.rows * samples)
+        self.cells.add("reads", region.rows * region.columns * samples)
+
+    def _count_pulses(self, sets: int, resets: int, width: int) -> None:
+        self.cells.add("set_pulses", sets)
+        self.cells.add("reset_pulses", resets)
+        self.cells.add("pulse_width_ns", (sets + resets) * width)

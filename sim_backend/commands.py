@@ -1,0 +1,372 @@
+"""What each command does: everything is checked before anything changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from boards import costs
+from firmware_protocol import messages as m
+from firmware_protocol.codec import Message
+from firmware_protocol.constants import MIN_PAYLOAD, Capability, Detail, Status
+from firmware_protocol.geometry import answer_bits, output_size, unrolled_size
+from firmware_protocol.packing import pack_codes, packed_size, unpack_codes
+from sim_backend import bulk_rram, noise
+from sim_backend.cells import SnapshotError, snapshot
+from sim_backend.chip import Chip
+from sim_backend.feed import Product, Slot
+
+TRANSPOSED, DIFFERENTIAL, SIGNED = 1, 2, 4
+_VMM_ANSWER_HEAD = 5
+_NO_WINDOW = m.Window()
+_STATUS_COUNTERS = (
+    "vectors", "steps", "tile_operations", "conversions", "saturations", "reads", "writes",
+    "set_pulses", "reset_pulses",
+)  # fmt: skip
+
+
+class Refused(Exception):
+    """A request is refused; nothing was changed."""
+
+    def __init__(
+        self, status: Status, detail: Detail = Detail.NONE, index: int = 0, limit: int = 0
+    ) -> None:
+        super().__init__(status, detail)
+        self.status = status
+        self.detail = detail
+        self.index = index
+        self.limit = limit
+
+
+class Commands:
+    """Executes decoded requests on a chip."""
+
+    def __init__(self, chip: Chip) -> None:
+        self._chip = chip
+        self._profile = chip.profile
+        self._capabilities = Capability(0)
+        for name in self._profile.chip.capabilities:
+            self._capabilities |= Capability[name]
+        self._snapshot = b""
+        self._restoring = bytearray()
+        self.board_id = int(noise.splitmix(np.array(chip.seed % (1 << 64), dtype=np.uint64)))
+        self.corrupt_frames = 0
+        self.duplicates = 0
+        self._handlers: dict[type[Message], Callable[[Any], Message]] = {
+            m.PingRequest: lambda r: m.PingResponse(r.echo),
+            m.StatusRequest: self._status,
+            m.ConfigureRequest: self._configure,
+            m.SafeRequest: self._safe,
+            m.ReadRequest: self._read,
+            m.ProgramRequest: self._program,
+            m.PulseRequest: self._pulse,
+            m.VmmRequest: self._multiply,
+            m.SnapshotRequest: self._take_snapshot,
+            m.RestoreRequest: self._restore,
+        }
+
+    def execute(self, request: Message) -> Message:
+        """Does what a request asks; raises ``Refused`` with nothing changed."""
+        answer = self._handlers[type(request)](request)
+        if type(request) in (m.ProgramRequest, m.PulseRequest):
+            self._chip.cells.add("operations", 1)
+        return answer
+
+    def description(self) -> m.Description:
+        """What the board says of itself."""
+        chip, limits = self._profile.chip, self._profile.limits
+        units = self._profile.units
+        low, high = (self._profile.gain(span) for span in reversed(chip.adc_span_uA))
+        return m.Description(
+            capabilities=int(self._capabilities),
+            opcodes=sum(1 << opcode for opcode in self._opcodes()),
+            tiles=chip.tiles,
+            rows=chip.rows,
+            columns=chip.columns,
+            input_bits=chip.input_bits,
+            adc_bits=chip.adc_bits,
+            pair_conversions=chip.pair_conversions,
+            slots=chip.slots,
+            window=self._profile.link.window,
+            max_payload=self._profile.link.max_payload,
+            conductance_full_scale=round(chip.conductance_full_scale_uS * 1e6),
+            target_low=units(self._profile.device.low_uS),
+            target_high=units(self._profile.device.high_uS),
+            gain_low=int(low * 2**40),
+            gain_high=int(high * 2**40) + 1,
+            read_voltage_limit=limits.read_voltage_mV,
+            amplitude_low=limits.amplitude_mV[0],
+            amplitude_high=limits.amplitude_mV[1],
+            width_low=limits.width_ns[0],
+            width_high=limits.width_ns[1],
+            pulses_per_command=limits.pulses_per_command,
+            cycles_limit=limits.cycles,
+            lifetime_pulses=limits.lifetime_pulses,
+        )
+
+    def _opcodes(self) -> list[int]:
+        hidden = (
+            () if Capability.SNAPSHOT in self._capabilities
+            else (m.SnapshotRequest, m.RestoreRequest)
+        )  # fmt: skip
+        return [opcode for opcode, kind in m.REQUESTS.items() if kind not in hidden]
+
+    # ------------------------------------------------------------------ state
+
+    def _status(self, _: m.StatusRequest) -> m.StatusResponse:
+        counts = self._chip.counts()
+        cells = self._chip.cells
+        return m.StatusResponse(
+            powered=int(bool(self._chip.slots)),
+            boot_id=self._chip.boot_id,
+            operations=cells.count("operations"),
+            time=costs.time_ns(self._profile, counts),
+            energy=costs.energy_pJ(self._profile, counts),
+            corrupt_frames=self.corrupt_frames,
+            duplicates=self.duplicates,
+            **{name: cells.count(name) for name in _STATUS_COUNTERS},
+        )
+
+    def _configure(self, r: m.ConfigureRequest) -> m.ConfigureResponse:
+        description = self.description()
+        if r.slot >= description.slots:
+            raise Refused(Status.BAD_REQUEST, Detail.SLOT, r.slot, description.slots)
+        if r.read_voltage > description.read_voltage_limit:
+            raise Refused(
+                Status.SAFETY, Detail.READ_VOLTAGE, r.slot, description.read_voltage_limit
+            )
+        if not (1 <= r.shift <= 48 and 1 <= r.multiplier < 1 << 16):
+            raise Refused(Status.BAD_REQUEST, Detail.GAIN, r.slot)
+        gain = r.multiplier * 2.0 ** (40 - r.shift)
+        if not description.gain_low <= gain <= description.gain_high:
+            raise Refused(Status.BAD_REQUEST, Detail.GAIN, r.slot)
+        self._chip.slots[r.slot] = Slot(r.read_voltage, r.word_line, r.multiplier, r.shift)
+        return m.ConfigureResponse()
+
+    def _safe(self, _: m.SafeRequest) -> m.SafeResponse:
+        self._chip.slots.clear()
+        return m.SafeResponse(powered=0)
+
+    def _slot(self, number: int) -> Slot:
+        if number >= self._profile.chip.slots:
+            raise Refused(Status.BAD_REQUEST, Detail.SLOT, number, self._profile.chip.slots)
+        slot = self._chip.slots.get(number)
+        if slot is None:
+            raise Refused(Status.SAFETY, Detail.SLOT_EMPTY, number)
+        return slot
+
+    def _need(self, capability: Capability, detail: Detail) -> None:
+        if capability not in self._capabilities:
+            raise Refused(Status.UNSUPPORTED, detail)
+
+    def _check_region(self, region: m.Region, number: int = 0) -> None:
+        chip = self._profile.chip
+        if region.tile >= chip.tiles:
+            raise Refused(Status.BAD_REQUEST, Detail.TILE, number, chip.tiles)
+        inside = (
+            region.rows > 0
+            and region.columns > 0
+            and region.row + region.rows <= chip.rows
+            and region.column + region.columns <= chip.columns
+        )
+        if not inside:
+            raise Refused(Status.BAD_REQUEST, Detail.REGION, number)
+
+    # ------------------------------------------------------------------ cells
+
+    def _read(self, r: m.ReadRequest) -> m.ReadResponse:
+        self._slot(r.slot)
+        self._check_region(r.region)
+        if not r.samples:
+            raise Refused(Status.BAD_REQUEST, Detail.COUNT)
+        if 2 * r.region.rows * r.region.columns > self._profile.link.max_payload:
+            raise Refused(Status.BAD_REQUEST, Detail.ANSWER_SIZE)
+        return m.ReadResponse(self._chip.read(r.region, r.samples, last=not r.more))
+
+    def _program(self, r: m.ProgramRequest) -> m.ProgramResponse:
+        self._slot(r.slot)
+        targets = np.asarray(r.targets, dtype=np.uint16)
+        cells = self._cells(r.region, r.indices, targets.size)
+        description = self.description()
+        if not 1 <= r.cycles <= description.cycles_limit:
+            raise Refused(Status.BAD_REQUEST, Detail.CYCLES, 0, description.cycles_limit)
+        outside = (targets < description.target_low) | (targets > description.target_high)
+        if outside.any():
+            raise Refused(Status.BAD_REQUEST, Detail.TARGET, int(outside.argmax()))
+        worst = bulk_rram.worst_case_pulses(self._chip.ramp, r.cycles)
+        self._check_lifetime(r.region.tile, cells, np.full(cells.size, worst))
+        outcome, readings = self._chip.program(
+            r.region.tile, cells, targets, tolerance=r.tolerance, cycles=r.cycles
+        )
+        return m.ProgramResponse(
+            outcome.set_pulses,
+            outcome.reset_pulses,
+            outcome.unconverged,
+            readings if r.read_back else readings[:0],
+        )
+
+    def _pulse(self, r: m.PulseRequest) -> m.PulseResponse:
+        if not self._chip.slots:
+            raise Refused(Status.SAFETY, Detail.SLOT_EMPTY)
+        counts = np.asarray(r.counts, dtype=np.int16)
+        cells = self._cells(r.region, r.indices, counts.size)
+        wanted = np.abs(counts.astype(np.int64))
+        limit = self._profile.limits.pulses_per_command
+        if (wanted > limit).any():
+            raise Refused(Status.SAFETY, Detail.COUNT, int((wanted > limit).argmax()), limit)
+        if (counts > 0).any():
+            self._check_amplitude(r.set_amplitude, 0)
+        if (counts < 0).any():
+            self._check_amplitude(r.reset_amplitude, 1)
+        low, high = self._profile.limits.width_ns
+        if not low <= r.width <= high:
+            raise Refused(Status.SAFETY, Detail.WIDTH, 0, high)
+        self._check_lifetime(r.region.tile, cells, wanted)
+        sets, resets = self._chip.pulse(
+            r.region.tile,
+            cells,
+            counts,
+            set_amplitude=r.set_amplitude,
+            reset_amplitude=r.reset_amplitude,
+            width=r.width,
+        )
+        return m.PulseResponse(sets, resets)
+
+    def _check_amplitude(self, amplitude: int, which: int) -> None:
+        low, high = self._profile.limits.amplitude_mV
+        if not low <= amplitude <= high:
+            raise Refused(Status.SAFETY, Detail.AMPLITUDE, which, high)
+
+    def _cells(
+        self, region: m.Region, indices: npt.NDArray[Any] | Sequence[int], count: int
+    ) -> npt.NDArray[np.int64]:
+        """Flat cell indices of a mutating command, each once, as many as it has values."""
+        self._check_region(region)
+        size = region.rows * region.columns
+        within = np.asarray(indices, dtype=np.uint16)
+        if count != (within.size or size) or not count:
+            raise Refused(Status.BAD_REQUEST, Detail.COUNT, count, within.size or size)
+        if within.size:
+            if (within >= size).any():
+                raise Refused(Status.BAD_REQUEST, Detail.INDEX, int((within >= size).argmax()))
+            if np.unique(within).size != within.size:
+                raise Refused(Status.BAD_REQUEST, Detail.INDEX)
+        return self._chip.cell_index(region, within)
+
+    def _check_lifetime(
+        self, tile: int, cells: npt.NDArray[np.int64], more: npt.NDArray[np.int64]
+    ) -> None:
+        budget = self._profile.limits.lifetime_pulses
+        spent = self._chip.cells.pulses[tile][cells].astype(np.int64) + more
+        if budget and (spent > budget).any():
+            raise Refused(Status.SAFETY, Detail.LIFETIME, int((spent > budget).argmax()), budget)
+
+    # ------------------------------------------------------------------ products
+
+    def _multiply(self, r: m.VmmRequest) -> m.VmmResponse:
+        slot = self._slot(r.slot)
+        self._check_product(r)
+        window = None if r.image == _NO_WINDOW else r.image
+        product = Product(
+            slot,
+            r.regions,
+            r.row_blocks,
+            bool(r.flags & TRANSPOSED),
+            bool(r.flags & DIFFERENTIAL),
+            window,
+        )
+        blocks = len(r.regions) // r.row_blocks if product.transposed else r.row_blocks
+        bits = answer_bits(self._profile.chip.adc_bits, blocks)
+        inputs, outputs = self._lines(r)
+        shape, places = self._batch(r, inputs)
+        count = int(np.prod(shape))
+        if len(r.codes) != packed_size(count, r.input_bits):
+            raise Refused(Status.BAD_REQUEST, Detail.LENGTH)
+        size = packed_size(r.count * places * outputs, bits) + _VMM_ANSWER_HEAD
+        if size > self._profile.link.max_payload:
+            raise Refused(Status.BAD_REQUEST, Detail.ANSWER_SIZE)
+        signed = bool(r.flags & SIGNED)
+        codes = unpack_codes(r.codes, count, r.input_bits, signed=signed).reshape(shape)
+        answer, saturated = self._chip.multiply(product, codes)
+        return m.VmmResponse(bits, saturated, pack_codes(answer, bits))
+
+    def _check_product(self, r: m.VmmRequest) -> None:
+        if r.flags & TRANSPOSED:
+            self._need(Capability.TRANSPOSED, Detail.TRANSPOSED)
+        if r.flags & SIGNED:
+            self._need(Capability.SIGNED_INPUTS, Detail.SIGNED)
+        if r.flags & DIFFERENTIAL:
+            self._need(Capability.DIFFERENTIAL, Detail.DIFFERENTIAL)
+        if not 1 <= r.input_bits <= self._profile.chip.input_bits:
+            limit = self._profile.chip.input_bits
+            raise Refused(Status.BAD_REQUEST, Detail.INPUT_BITS, 0, limit)
+        if not r.count:
+            raise Refused(Status.BAD_REQUEST, Detail.COUNT)
+        if not r.row_blocks or not r.regions or len(r.regions) % r.row_blocks:
+            raise Refused(Status.BAD_REQUEST, Detail.GROUPING)
+        if len(r.regions) > 1 and (r.row_blocks > 1 or r.flags & TRANSPOSED):
+            self._need(Capability.ROW_BLOCK_SUMS, Detail.ROW_BLOCKS)
+        columns = len(r.regions) // r.row_blocks
+        for i, region in enumerate(r.regions):
+            self._check_region(region, i)
+            if r.flags & DIFFERENTIAL and (region.columns % 2 or region.column % 2):
+                raise Refused(Status.BAD_REQUEST, Detail.REGION, i)
+            same_rows = region.rows == r.regions[i - i % columns].rows
+            same_columns = region.columns == r.regions[i % columns].columns
+            if not (same_rows and same_columns):
+                raise Refused(Status.BAD_REQUEST, Detail.GROUPING, i)
+
+    def _lines(self, r: m.VmmRequest) -> tuple[int, int]:
+        """How many inputs and outputs the regions have together."""
+        columns = len(r.regions) // r.row_blocks
+        rows_in_all = sum(region.rows for region in r.regions[::columns])
+        columns_in_all = sum(region.columns for region in r.regions[:columns])
+        if r.flags & DIFFERENTIAL:
+            columns_in_all //= 2
+        if r.flags & TRANSPOSED:
+            return columns_in_all, rows_in_all
+        return rows_in_all, columns_in_all
+
+    def _batch(self, r: m.VmmRequest, inputs: int) -> tuple[tuple[int, ...], int]:
+        """Shape of the input codes, and how many vectors each entry of the batch makes."""
+        if r.image == _NO_WINDOW:
+            return (r.count, inputs), 1
+        self._need(Capability.IMAGES, Detail.IMAGES)
+        w = r.image
+        positive = min(w.channels, w.height, w.width, w.kernel_height, w.kernel_width,
+                       w.stride_y, w.stride_x, w.dilation_y, w.dilation_x)  # fmt: skip
+        height, width = output_size(w)
+        if not positive or height < 1 or width < 1 or unrolled_size(w) != inputs:
+            raise Refused(Status.BAD_REQUEST, Detail.WINDOW)
+        return (r.count, w.channels, w.height, w.width), height * width
+
+    # ------------------------------------------------------------------ snapshots
+
+    def _take_snapshot(self, r: m.SnapshotRequest) -> m.SnapshotResponse:
+        self._need(Capability.SNAPSHOT, Detail.SNAPSHOT)
+        if r.offset == 0:
+            self._snapshot = snapshot(self._chip.cells)
+        room = max(self._profile.link.max_payload, MIN_PAYLOAD) - 4
+        if r.offset > len(self._snapshot) or r.length > room:
+            raise Refused(Status.BAD_REQUEST, Detail.OFFSET, 0, min(room, len(self._snapshot)))
+        part = self._snapshot[r.offset : r.offset + r.length]
+        return m.SnapshotResponse(len(self._snapshot), part)
+
+    def _restore(self, r: m.RestoreRequest) -> m.RestoreResponse:
+        self._need(Capability.SNAPSHOT, Detail.SNAPSHOT)
+        if r.offset == 0:
+            self._restoring = bytearray()
+        if r.offset != len(self._restoring) or r.offset + len(r.data) > r.total:
+            raise Refused(Status.BAD_REQUEST, Detail.OFFSET, 0, len(self._restoring))
+        self._restoring += r.data
+        if len(self._restoring) < r.total:
+            return m.RestoreResponse(complete=0)
+        blob, self._restoring = bytes(self._restoring), bytearray()
+        try:
+            self._chip.restore(blob)
+        except SnapshotError:
+            raise Refused(Status.BAD_REQUEST, Detail.SNAPSHOT) from None
+        return m.RestoreResponse(complete=1)

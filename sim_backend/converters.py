@@ -1,0 +1,156 @@
+"""The ADC: noise, gain, rounding and saturation of exact integer sums.
+
+``convert_planes`` is compiled; ``convert_planes_numpy`` is its oracle, with the same bits.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from sim_backend.noise import UNIT, hash_at, normal, quantile_table
+
+Sums = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.int16]
+
+
+class Converter(NamedTuple):
+    """Settings of one conversion.
+
+    Attributes:
+        multiplier, shift: gain, ``multiplier / 2^shift`` codes per unit of the sum; the multiplier
+            has 16 bits.
+        low, high: lowest and highest code.
+        read_variance: variance of the sum for each unit of ``sum(code^2)`` (read noise of cells).
+        adc_variance: variance of the sum that stands for the ADC's own noise.
+    """
+
+    multiplier: int
+    shift: int
+    low: int
+    high: int
+    read_variance: float
+    adc_variance: float
+
+
+class Positions(NamedTuple):
+    """Where the noise of a batch lies: vector v, conversion at ``first + v * stride``."""
+
+    key: np.uint64
+    first: int
+    stride: int
+    column: int
+
+
+def convert_planes(
+    sums: Sums, power: Sums, settings: Converter, positions: Positions, out: Codes
+) -> int:
+    """Converts sums and adds the codes to ``out``.
+
+    Args:
+        sums: (batch, 2 * outputs, places), exact integers; the first half of the outputs
+            counts 256, the second half 1.
+        power: (batch, places), sum of the squared input codes of each vector (zeros will do where
+            the read variance is zero).
+        settings: gain, range and noise.
+        positions: vector ``v = b * places + p`` is noise position ``first + v * stride``;
+            output j has lane index ``column + j``.
+        out: (batch, outputs, places), added to.
+
+    Returns:
+        How many conversions saturated.
+    """
+    return int(
+        _convert(
+            sums,
+            power,
+            quantile_table(),
+            np.uint64(positions.key),
+            np.uint64(positions.first),
+            np.uint64(positions.stride),
+            positions.column,
+            settings.multiplier * 2.0**-settings.shift,
+            float(settings.low),
+            float(settings.high),
+            settings.read_variance,
+            settings.adc_variance,
+            out,
+        )
+    )
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
+def _convert(  # type: ignore[no-untyped-def]  # numba infers
+    sums, power, table, key, first, stride, column, gain, low, high, read, adc, out
+):
+    batch, outputs, places = out.shape
+    noisy = read > 0.0 or adc > 0.0
+    saturated = 0
+    sigma = np.zeros(places, dtype=np.float64)
+    hashed = np.zeros(places, dtype=np.uint64)
+    for b in range(batch):
+        if noisy:
+            for p in range(places):
+                variance = read * np.float64(power[b, p]) + adc
+                sigma[p] = np.sqrt(variance) * UNIT
+        j = 0
+        while j < outputs:
+            # Up to four outputs share one hash: the rest of a quad of lane indices.
+            lane = (column + j) & 3
+            count = min(4 - lane, outputs - j)
+            if noisy:
+                quad = np.uint64((column + j) >> 2)
+                for p in range(places):
+                    place = first + np.uint64(b * places + p) * stride
+                    hashed[p] = hash_at(key, place, quad)
+            for k in range(count):
+                shift = np.uint64(16 * (lane + k))
+                # All below is exact in double precision: sums stay under 2^33, gains have 16 bits.
+                for p in range(places):
+                    total = np.float64(sums[b, j + k, p]) * 256.0 + np.float64(
+                        sums[b, outputs + j + k, p]
+                    )
+                    if noisy:
+                        z = table[(hashed[p] >> shift) & np.uint64(0xFFFF)]
+                        total += np.rint(z * sigma[p])
+                    code = np.rint(total * gain)
+                    clipped = min(high, max(low, code))
+                    saturated += code != clipped
+                    out[b, j + k, p] += np.int16(clipped)
+            j += count
+    return saturated
+
+
+def convert_planes_numpy(
+    sums: Sums, power: Sums, settings: Converter, positions: Positions, out: Codes
+) -> int:
+    """The oracle of ``convert_planes``: same arguments, same bits."""
+    batch, outputs, places = out.shape
+    whole = sums.astype(np.int64)
+    total = whole[:, :outputs] * 256 + whole[:, outputs:]
+    if settings.read_variance > 0 or settings.adc_variance > 0:
+        variance = np.full((batch, places), settings.adc_variance)
+        if settings.read_variance > 0:
+            variance = settings.read_variance * power.astype(np.float64) + settings.adc_variance
+        vector = np.arange(batch * places, dtype=np.uint64).reshape(batch, 1, places)
+        place = np.uint64(positions.first) + vector * np.uint64(positions.stride)
+        lane = np.arange(positions.column, positions.column + outputs, dtype=np.uint64)
+        deviate = normal(positions.key, place, lane[None, :, None]) / UNIT
+        total += np.rint(deviate * (np.sqrt(variance) * UNIT)[:, None, :]).astype(np.int64)
+    codes = round_shift(total * settings.multiplier, settings.shift)
+    clipped = np.clip(codes, settings.low, settings.high)
+    out += clipped.astype(np.int16)
+    return int(np.count_nonzero(codes != clipped))
+
+
+def round_shift(values: npt.NDArray[np.int64], shift: int) -> npt.NDArray[np.int64]:
+    """``values / 2^shift`` rounded half to even, in integers (``shift`` at least 1)."""
+    codes = values >> shift
+    rest: npt.NDArray[np.int64] = values & ((1 << shift) - 1)
+    half = 1 << (shift - 1)
+    up = (rest > half) | ((rest == half) & ((codes & 1) == 1))
+    rounded: npt.NDArray[np.int64] = codes + up.astype(np.int64)
+    return rounded

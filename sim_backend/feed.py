@@ -1,0 +1,112 @@
+"""What a multiply request asks for, and its inputs in the form that the products want."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that torch users know
+
+from firmware_protocol.messages import Region, Window
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A configuration slot: read voltage (mV), word-line code, gain of the ADC."""
+
+    read_voltage: int
+    word_line: int
+    multiplier: int
+    shift: int
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One vector-matrix multiply, checked already.
+
+    Attributes:
+        slot: analog settings.
+        regions: row blocks times column blocks, row block by row block.
+        row_blocks: how many row blocks form one sum.
+        transposed, differential: which way, and whether columns are pairs.
+        window: how images become vectors; None for vectors.
+    """
+
+    slot: Slot
+    regions: tuple[Region, ...]
+    row_blocks: int
+    transposed: bool
+    differential: bool
+    window: Window | None
+
+
+class Feed:
+    """The inputs of one row block, in the form that the products want.
+
+    Args:
+        inputs: (batch, inputs) or (batch, channels, height, width), float32 integers.
+        window: how images become vectors.
+        first, size: which of the unrolled inputs the block takes.
+    """
+
+    def __init__(self, inputs: Tensor, window: Window | None, first: int, size: int) -> None:
+        self._window = window
+        self._batch = len(inputs)
+        if window is None:
+            self._vectors = inputs[:, first : first + size]
+            return
+        area = window.kernel_height * window.kernel_width
+        self._whole_channels = first % area == 0 and size % area == 0
+        padded = F.pad(
+            inputs, (window.pad_left, window.pad_right, window.pad_top, window.pad_bottom)
+        )
+        if self._whole_channels:
+            self._image = padded[:, first // area : (first + size) // area]
+        else:
+            self._unrolled = F.unfold(padded, **_window_arguments(window))[:, first : first + size]
+
+    def sums(self, weight: Tensor) -> npt.NDArray[np.float32]:
+        """(batch, 2 * outputs, places) exact sums."""
+        if self._window is None:
+            return (self._vectors @ weight.T).unsqueeze(2).numpy()
+        if not self._whole_channels:
+            return (weight @ self._unrolled).numpy()
+        w = self._window
+        kernel = weight.reshape(len(weight), -1, w.kernel_height, w.kernel_width)
+        result = F.conv2d(
+            self._image,
+            kernel,
+            stride=(w.stride_y, w.stride_x),
+            dilation=(w.dilation_y, w.dilation_x),
+        )
+        return result.flatten(2).numpy()
+
+    def power(self) -> npt.NDArray[np.float32]:
+        """(batch, places) sums of squared input codes."""
+        if self._window is None:
+            return self._vectors.square().sum(1, keepdim=True).numpy()
+        if not self._whole_channels:
+            return self._unrolled.square().sum(1).numpy()
+        w = self._window
+        squares = self._image.square().sum(1, keepdim=True)
+        ones = torch.ones(1, 1, w.kernel_height, w.kernel_width)
+        result = F.conv2d(
+            squares, ones, stride=(w.stride_y, w.stride_x), dilation=(w.dilation_y, w.dilation_x)
+        )
+        return result.flatten(1).numpy()
+
+    def no_power(self, places: int) -> npt.NDArray[np.float32]:
+        return np.zeros((self._batch, places), dtype=np.float32)
+
+
+def _window_arguments(window: Window) -> dict[str, tuple[int, int]]:
+    w = window
+    return {
+        "kernel_size": (w.kernel_height, w.kernel_width),
+        "stride": (w.stride_y, w.stride_x),
+        "dilation": (w.dilation_y, w.dilation_x),
+    }
