@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from firmware_protocol.constants import Opcode
+
 Buffer = bytes | bytearray | memoryview
 IntArray = npt.NDArray[Any]
 T = TypeVar("T", bound="FixedStruct")
@@ -33,6 +35,8 @@ class Message:
     """Base of the generated messages; two are equal when their bytes are."""
 
     __slots__ = ()
+    #: the command; a refusal, which answers any command, has none
+    OPCODE: ClassVar[Opcode]
 
     def parts(self) -> tuple[Buffer, ...]:
         """The payload in pieces, large arrays uncopied."""

@@ -1,0 +1,394 @@
+"""``Board`` and ``Tile``: what the rest of the program sees of a chip."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any, Self
+
+import filelock
+import numpy as np
+import numpy.typing as npt
+
+from boards.capture import CaptureWriter
+from boards.driver import Driver, LinkStatistics
+from boards.errors import CimError, DeviceError, SafetyRefusal, UnsupportedError, UsageError
+from boards.links import Link
+from boards.multiply import Codes, Matrix, Multiplier, Products
+from boards.profile import Profile
+from firmware_protocol import messages as m
+from firmware_protocol.constants import Capability, Opcode
+
+#: configuration slot that reading and programming of single cells use
+CELL_SLOT = 0
+
+
+@dataclass
+class Traffic:
+    """Bytes of packed codes and cell values that went each way, frames apart."""
+
+    packed_tx: int = 0
+    packed_rx: int = 0
+
+
+class Board:
+    """A connected board, its session open.
+
+    Args:
+        profile: what board it should be; HELLO has the last word on what it offers.
+        link: where it is; closed with the board.
+        window: requests in flight, limited by the board's own window; None takes the profile's.
+        max_payload: largest payload, limited by the board's own; None takes the board's.
+        recorder: takes every byte.
+        lock: held as long as the board is open.
+
+    Raises:
+        NoBoardError, SpecMismatchError, UsageError: the link has been closed again.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        link: Link,
+        *,
+        window: int | None = None,
+        max_payload: int | None = None,
+        recorder: CaptureWriter | None = None,
+        lock: filelock.BaseFileLock | None = None,
+    ) -> None:
+        self.profile = profile
+        self.traffic = Traffic()
+        self._lock = lock
+        self._closed = False
+        self._driver = Driver(
+            link,
+            window=window or profile.link.window,
+            timeout=profile.link.timeout_s,
+            recorder=recorder,
+        )
+        try:
+            self.hello = self._driver.hello(open_session=True)
+            self.description = m.Description.decode(self.hello.description)
+            self._check_geometry()
+            self._driver.limit_window(self.description.window)
+            room = min(max_payload or self.description.max_payload, self.description.max_payload)
+            self._driver.max_payload = room
+        except BaseException:
+            self.close(safe=False)
+            raise
+        self._room = room
+        self._multiplier = Multiplier(self._driver, self.description, room)
+        self.tiles = tuple(Tile(self, i) for i in range(self.description.tiles))
+
+    def _check_geometry(self) -> None:
+        chip, found = self.profile.chip, self.description
+        said = (found.tiles, found.rows, found.columns)
+        expected = (chip.tiles, chip.rows, chip.columns)
+        full_scale = round(chip.conductance_full_scale_uS * 1e6)
+        if said != expected or found.conductance_full_scale != full_scale:
+            raise UsageError(
+                f"Profile '{self.profile.name}' describes {expected[0]} tiles of {expected[1]} x "
+                f"{expected[2]} cells, the board '{self.hello.model}' says {said[0]} of {said[1]} "
+                f"x {said[2]} with {found.conductance_full_scale / 1e6:g} uS full scale",
+                left="The board was not touched",
+                next=f"Use the profile that belongs to it, perhaps --board {self.hello.model}",
+            )
+
+    # ------------------------------------------------------------------ state
+
+    @property
+    def statistics(self) -> LinkStatistics:
+        """What went over the link so far."""
+        return self._driver.statistics
+
+    @property
+    def capabilities(self) -> Capability:
+        return Capability(self.description.capabilities)
+
+    def offers(self, opcode: Opcode) -> bool:
+        """Whether HELLO lists the command."""
+        return bool(self.description.opcodes >> opcode & 1)
+
+    def status(self) -> m.StatusResponse:
+        """State and counters."""
+        return self._driver.call(m.StatusRequest(), m.StatusResponse)
+
+    def ping(self, data: bytes = b"") -> None:
+        """A round trip; raises ``DeviceError`` when other bytes come back."""
+        answer = self._driver.call(m.PingRequest(data), m.PingResponse)
+        if bytes(answer.echo) != data:
+            raise DeviceError("The board answered a PING with other bytes")
+
+    def safe(self) -> None:
+        """Takes the analog supplies to ground and reads that back."""
+        answer = self._driver.call(m.SafeRequest(), m.SafeResponse)
+        if answer.powered:
+            raise SafetyRefusal(
+                "The board answers that its analog supplies are still on",
+                next="Switch the board off",
+            )
+
+    def configure(self, slot: int, gain: float) -> None:
+        """Fills a configuration slot.
+
+        Args:
+            slot: which.
+            gain: ADC codes for each unit of the integer sum; brought into the board's range.
+        """
+        gain = min(max(gain, self.gain_range[0]), self.gain_range[1])
+        multiplier, shift = gain_integers(gain)
+        programming = self.profile.programming
+        request = m.ConfigureRequest(
+            slot, programming.read_voltage_mV, programming.word_line, multiplier, shift
+        )
+        self._driver.call(request, m.ConfigureResponse)
+
+    def power_up(self) -> None:
+        """Configures the slot that reading and programming use, which turns the supplies on."""
+        self.configure(CELL_SLOT, (self.gain_range[0] * self.gain_range[1]) ** 0.5)
+
+    @property
+    def gain_range(self) -> tuple[float, float]:
+        """Smallest and largest gain that the ADC can be set to."""
+        # The board checks the gain after rounding to 16 bits: keep that much away from the ends.
+        margin = 2.0**-15
+        low, high = self.description.gain_low / 2**40, self.description.gain_high / 2**40
+        return low * (1 + margin), high * (1 - margin)
+
+    # ------------------------------------------------------------------ products
+
+    def multiply(
+        self,
+        matrix: Matrix,
+        codes: Codes,
+        *,
+        slot: int,
+        window: m.Window | None = None,
+        signed: bool = False,
+        bits: int | None = None,
+    ) -> Products:
+        """Multiplies a batch of vectors or images (``Multiplier.multiply``)."""
+        products = self._multiplier.multiply(
+            matrix,
+            codes,
+            slot=slot,
+            bits=bits or self.description.input_bits,
+            window=window,
+            signed=signed,
+        )
+        self.traffic.packed_tx += products.packed_tx
+        self.traffic.packed_rx += products.packed_rx
+        return products
+
+    # ------------------------------------------------------------------ snapshots
+
+    def snapshot(self) -> bytes:
+        """Cells, counters and noise positions of an emulated chip.
+
+        Raises:
+            UnsupportedError: the board offers none, as silicon cannot.
+        """
+        self._need_snapshot()
+        data = b""
+        while True:
+            request = m.SnapshotRequest(len(data), self._room - 4)
+            answer = self._driver.call(request, m.SnapshotResponse)
+            data += bytes(answer.data)
+            if len(data) >= answer.total or not answer.data:
+                self.traffic.packed_rx += len(data)
+                return data
+
+    def restore(self, blob: bytes) -> None:
+        """Takes a snapshot back, whole or not at all."""
+        self._need_snapshot()
+        step = self._room - 8
+        for offset in range(0, len(blob), step):
+            part = blob[offset : offset + step]
+            self._driver.call(m.RestoreRequest(offset, len(blob), part), m.RestoreResponse)
+        self.traffic.packed_tx += len(blob)
+
+    def _need_snapshot(self) -> None:
+        if Capability.SNAPSHOT not in self.capabilities:
+            raise UnsupportedError(f"The board '{self.hello.model}' offers no snapshots")
+
+    # ------------------------------------------------------------------ ending
+
+    def close(self, *, safe: bool = True) -> None:
+        """Leaves the board safe, ends the session and frees the lock; may be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if safe:
+            with contextlib.suppress(CimError):
+                self.safe()
+        self._driver.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # The tile's half, kept here because all of it is one exchange.
+
+    def exchange_read(self, request: m.ReadRequest) -> npt.NDArray[np.uint16]:
+        answer = self._driver.call(request, m.ReadResponse)
+        self.traffic.packed_rx += 2 * len(answer.conductances)
+        return np.asarray(answer.conductances, dtype=np.uint16)
+
+    def exchange_program(self, request: m.ProgramRequest) -> m.ProgramResponse:
+        self.traffic.packed_tx += 2 * (len(request.targets) + len(request.indices))
+        answer = self._driver.call(request, m.ProgramResponse)
+        self.traffic.packed_rx += 2 * len(answer.conductances)
+        return answer
+
+    def exchange_pulse(self, request: m.PulseRequest) -> m.PulseResponse:
+        self.traffic.packed_tx += 2 * (len(request.counts) + len(request.indices))
+        return self._driver.call(request, m.PulseResponse)
+
+    @property
+    def room(self) -> int:
+        """Largest payload in use, in bytes."""
+        return self._room
+
+
+@dataclass(frozen=True, slots=True)
+class Programmed:
+    """What programming took, and what the cells read afterwards (16-bit conductances)."""
+
+    set_pulses: int
+    reset_pulses: int
+    unconverged: int
+    readings: npt.NDArray[np.uint16]
+
+
+class Tile:
+    """One array of a board; rows and columns count from 0, conductances are 16-bit integers."""
+
+    def __init__(self, board: Board, index: int) -> None:
+        self.board = board
+        self.index = index
+        self.rows = board.description.rows
+        self.columns = board.description.columns
+
+    def whole(self) -> m.Region:
+        return m.Region(self.index, 0, self.rows, 0, self.columns)
+
+    def read(self, region: m.Region | None = None, samples: int = 1) -> npt.NDArray[np.uint16]:
+        """Reads a region, all of the tile by default.
+
+        Returns:
+            (rows, columns) measured conductances, each the mean of ``samples`` readings.
+        """
+        region = region or self.whole()
+        parts = _row_parts(region, self.board.room // 2)
+        readings = [
+            self.board.exchange_read(
+                m.ReadRequest(CELL_SLOT, samples, int(part is not parts[-1]), part)
+            )
+            for part in parts
+        ]
+        return np.concatenate(readings).reshape(region.rows, region.columns)
+
+    def program(
+        self,
+        rows: npt.NDArray[Any],
+        columns: npt.NDArray[Any],
+        targets: npt.NDArray[Any],
+        *,
+        cycles: int,
+        tolerance: int,
+        read_back: bool = False,
+    ) -> Programmed:
+        """Write-verifies single cells to targets.
+
+        Args:
+            rows, columns, targets: one entry a cell.
+            cycles: SET-RESET cycles at most.
+            tolerance: accepted distance from the target.
+            read_back: whether to read each cell afterwards.
+        """
+        answers = [
+            self.board.exchange_program(
+                m.ProgramRequest(
+                    CELL_SLOT, cycles, tolerance, int(read_back), region, index, values
+                )
+            )
+            for region, index, values in self._sparse(rows, columns, targets, head=20)
+        ]
+        readings = [np.asarray(a.conductances, dtype=np.uint16) for a in answers]
+        return Programmed(
+            sum(a.set_pulses for a in answers),
+            sum(a.reset_pulses for a in answers),
+            sum(a.unconverged for a in answers),
+            np.concatenate(readings) if readings else np.empty(0, dtype=np.uint16),
+        )
+
+    def pulse(
+        self,
+        rows: npt.NDArray[Any],
+        columns: npt.NDArray[Any],
+        counts: npt.NDArray[Any],
+        *,
+        set_mV: int,  # noqa: N803 - the unit's own spelling
+        reset_mV: int,  # noqa: N803
+        width_ns: int,
+    ) -> tuple[int, int]:
+        """Open-loop pulses: positive counts SET, negative ones RESET; returns how many of each."""
+        sets = resets = 0
+        for region, index, values in self._sparse(rows, columns, counts, head=24):
+            request = m.PulseRequest(set_mV, reset_mV, width_ns, region, index, values)
+            answer = self.board.exchange_pulse(request)
+            sets += answer.set_pulses
+            resets += answer.reset_pulses
+        return sets, resets
+
+    def _sparse(
+        self,
+        rows: npt.NDArray[Any],
+        columns: npt.NDArray[Any],
+        values: npt.NDArray[Any],
+        *,
+        head: int,
+    ) -> list[tuple[m.Region, npt.NDArray[np.uint16], npt.NDArray[Any]]]:
+        """Cuts a list of cells into frames: 4 bytes a cell, indices within the whole tile."""
+        outside = (rows < 0) | (rows >= self.rows) | (columns < 0) | (columns >= self.columns)
+        if np.any(outside):
+            at = int(np.argmax(outside))
+            raise UsageError(
+                f"Cell ({rows[at]}, {columns[at]}) is not on a {self.rows} x {self.columns} tile",
+                left="Nothing was changed",
+            )
+        index = (rows.astype(np.int64) * self.columns + columns).astype(np.uint16)
+        step = max(1, (self.board.room - head) // 4)
+        return [
+            (self.whole(), index[i : i + step], values[i : i + step])
+            for i in range(0, len(index), step)
+        ]
+
+
+def gain_integers(gain: float) -> tuple[int, int]:
+    """Multiplier of 16 bits and shift for a gain, ``multiplier / 2^shift`` to 5 digits."""
+    mantissa, exponent = np.frexp(gain)
+    multiplier, shift = round(float(mantissa) * 65536), 16 - int(exponent)
+    if multiplier > 65535:
+        multiplier, shift = multiplier // 2, shift - 1
+    return multiplier, shift
+
+
+def _row_parts(region: m.Region, room: int) -> list[m.Region]:
+    """Cuts a region into whole rows, or rows into pieces, of at most ``room`` cells."""
+    if region.columns > room:
+        return [
+            m.Region(region.tile, row, 1, region.column + at, min(room, region.columns - at))
+            for row in range(region.row, region.row + region.rows)
+            for at in range(0, region.columns, room)
+        ]
+    step = room // region.columns
+    end = region.row + region.rows
+    return [
+        m.Region(region.tile, row, min(step, end - row), region.column, region.columns)
+        for row in range(region.row, end, step)
+    ]

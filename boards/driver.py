@@ -1,0 +1,400 @@
+"""The driver: sessions, sequence numbers, a window of requests in flight, retries.
+
+One thread reads the link and matches answers to requests by session and sequence number; the thread
+that waits for an answer does the resending.  An answer that nobody waits for any more is dropped
+and counted, so that a late one is never taken for the answer to another request.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from boards import capture
+from boards.errors import (
+    CimError,
+    DeviceError,
+    IndeterminateError,
+    LinkError,
+    LinkTimeoutError,
+    NoBoardError,
+    SafetyRefusal,
+    SpecMismatchError,
+    UnsupportedError,
+)
+from boards.links import Link
+from firmware_protocol import frames
+from firmware_protocol import messages as m
+from firmware_protocol.codec import Message, PayloadError
+from firmware_protocol.constants import (
+    DETAIL_TEXT,
+    MIN_PAYLOAD,
+    SPEC_HASH,
+    STATUS_CLASS,
+    VERSION,
+    Detail,
+    Opcode,
+    Status,
+)
+
+R = TypeVar("R", bound=Message)
+_POLL_SECONDS = 0.1
+_HELLO_TRIES = 3
+_HELLO_SECONDS = 1.0
+_OPEN = 1
+#: a burst of RETRY answers causes one resend, not one each
+_RESEND_PAUSE = 0.02
+
+
+@dataclass
+class LinkStatistics:
+    """What went over the link, both ways; frames count requests sent and answers received."""
+
+    frames: int = 0
+    bytes_tx: int = 0
+    bytes_rx: int = 0
+    retries: int = 0
+    corrupt: int = 0
+    stale: int = 0
+
+
+class Pending:
+    """A request in flight."""
+
+    __slots__ = ("answer", "attempts", "early", "frame", "message", "sequence")
+
+    def __init__(self, message: Message, sequence: int, frame: bytes) -> None:
+        self.message = message
+        self.sequence = sequence
+        self.frame = frame
+        self.attempts = 1
+        self.early = False
+        self.answer: frames.Frame | None = None
+
+
+class Driver:
+    """Requests and answers over one link.
+
+    Args:
+        link: where the board is; the driver closes it.
+        window: requests in flight at most; the board's own window limits it further.
+        timeout: seconds to wait for an answer before a request is sent again, on top of the time
+            that the line needs for what is in flight.
+        retries: how often a request is sent again before the link is given up.
+        recorder: takes every byte, for a capture.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        window: int,
+        timeout: float,
+        retries: int = 5,
+        recorder: capture.CaptureWriter | None = None,
+    ) -> None:
+        self.statistics = LinkStatistics()
+        #: largest payload of the board, as far as known; sets the patience on slow lines
+        self.max_payload = MIN_PAYLOAD
+        self._link = link
+        self._window = window
+        self._timeout = timeout
+        self._retries = retries
+        self._recorder = recorder
+        self._session = secrets.randbits(32) | 1
+        self._sequence = 0
+        self._changed = threading.Condition()
+        self._in_flight: OrderedDict[int, Pending] = OrderedDict()
+        self._hello: list[frames.Frame] = []
+        self._failure: CimError | None = None
+        self._closing = False
+        self._last_resend = 0.0
+        self._reader = threading.Thread(target=self._read, name="cim-link-reader", daemon=True)
+        self._reader.start()
+
+    # ------------------------------------------------------------------ sessions
+
+    def hello(self, *, open_session: bool) -> m.HelloResponse:
+        """Asks who is there, and opens the session unless told not to.
+
+        Raises:
+            NoBoardError: nothing answers, or what answers is no board.
+            SpecMismatchError: the board speaks another version or specification.
+        """
+        request = m.HelloRequest(VERSION, SPEC_HASH, _OPEN if open_session else 0)
+        frame = frames.encode(Opcode.HELLO, self._session, 0, request.parts())
+        answer = self._exchange_hello(frame)
+        try:
+            response = m.HelloResponse.decode(answer.payload)
+        except PayloadError:
+            raise NoBoardError(
+                f"What answers at {self._link.name} is no board: its HELLO cannot be read",
+                next="Check --port",
+            ) from None
+        if answer.status != Status.OK:
+            raise SpecMismatchError(
+                f"The board at {self._link.name} ({response.firmware}) speaks version "
+                f"{response.version} with specification {response.spec_hash:016x}, this cimctl "
+                f"version {VERSION} with {SPEC_HASH:016x}",
+                left="The board was not touched",
+                next="Install the cimctl that belongs to the firmware, or update the firmware",
+            )
+        return response
+
+    def _exchange_hello(self, frame: bytes) -> frames.Frame:
+        self._hello.clear()
+        # A delimiter first: whatever the line picked up before ends here.
+        for _ in range(_HELLO_TRIES):
+            self._write(b"\0" + frame)
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: bool(self._hello) or self._failure is not None, _HELLO_SECONDS
+                )
+                if self._hello:
+                    return self._hello[0]
+                if self._failure is not None:
+                    break
+        raise NoBoardError(
+            f"What is at {self._link.name} does not answer as a board would",
+            left="Nothing but a greeting was sent",
+            next="Check --port, and that the board runs its firmware",
+        )
+
+    def limit_window(self, window: int) -> None:
+        """Takes the board's own limit of requests in flight into account."""
+        self._window = max(1, min(self._window, window))
+
+    # ------------------------------------------------------------------ requests
+
+    def submit(self, message: Message) -> Pending:
+        """Sends a request; waits only while the window is full."""
+        while True:
+            with self._changed:
+                self._raise_failure()
+                if len(self._in_flight) < self._window:
+                    break
+                oldest = next(iter(self._in_flight.values()))
+            self._wait(oldest)
+        self._sequence += 1
+        frame = frames.encode(message.OPCODE, self._session, self._sequence, message.parts())
+        pending = Pending(message, self._sequence, frame)
+        with self._changed:
+            self._in_flight[pending.sequence] = pending
+        self._write(frame)
+        return pending
+
+    def result(self, pending: Pending, kind: type[R]) -> R:
+        """Waits for the answer to a request.
+
+        Raises:
+            DeviceError: the board refused or failed; its subclasses say which.
+            LinkError: the link failed and nothing was changed by this request.
+            IndeterminateError: the link failed and it is unknown whether it was applied.
+        """
+        self._wait(pending)
+        answer = cast("frames.Frame", pending.answer)
+        if answer.status != Status.OK:
+            raise self._refusal(pending, answer)
+        try:
+            return kind.decode(answer.payload)
+        except PayloadError as error:
+            raise DeviceError(
+                f"The board's answer to {_name(pending)} cannot be read: {error}",
+                next="Report this with a capture (--capture FILE)",
+            ) from None
+
+    def call(self, message: Message, kind: type[R]) -> R:
+        """Sends a request and waits for its answer."""
+        return self.result(self.submit(message), kind)
+
+    def close(self) -> None:
+        """Ends the reader thread and the link; may be called twice."""
+        self._closing = True
+        self._link.close()
+        if self._reader is not threading.current_thread():
+            self._reader.join(timeout=5)
+        if self._recorder is not None:
+            self._recorder.close()
+
+    # ------------------------------------------------------------------ waiting and resending
+
+    def _wait(self, pending: Pending) -> None:
+        while True:
+            with self._changed:
+                limit = time.monotonic() + self._patience()
+                while pending.answer is None and self._failure is None and not self._early():
+                    left = limit - time.monotonic()
+                    if left <= 0:
+                        break
+                    self._changed.wait(left)
+                if pending.answer is not None:
+                    return
+                if self._failure is not None:
+                    raise self._lost(pending, self._failure)
+                early = self._early()
+            if early:
+                pause = self._last_resend + _RESEND_PAUSE - time.monotonic()
+                if pause > 0:
+                    time.sleep(pause)
+            elif self._oldest_attempts() > self._retries:
+                raise self._lost(pending, self._silent())
+            self._resend(count=not early)
+
+    def _early(self) -> bool:
+        return any(p.early for p in self._in_flight.values())
+
+    def _oldest_attempts(self) -> int:
+        with self._changed:
+            return next((p.attempts for p in self._in_flight.values()), 0)
+
+    def _patience(self) -> float:
+        """Time limit for an answer: the line's own time for all that is in flight, and more."""
+        if not self._link.rate:
+            return self._timeout
+        size = sum(len(p.frame) for p in self._in_flight.values())
+        answers = len(self._in_flight) * frames.wire_size(self.max_payload)
+        return self._timeout + (size + answers) / self._link.rate
+
+    def _resend(self, *, count: bool) -> None:
+        """Sends everything unanswered again, oldest first: the board executes in sequence."""
+        with self._changed:
+            again = list(self._in_flight.values())
+            for p in again:
+                p.early = False
+                p.attempts += count
+        self._last_resend = time.monotonic()
+        for p in again:
+            self.statistics.retries += 1
+            self._write(p.frame)
+
+    def _silent(self) -> LinkTimeoutError:
+        return LinkTimeoutError(
+            f"The board at {self._link.name} has stopped answering ({self._retries} retries)",
+            next="Check cable and power, then 'cimctl board info'",
+        )
+
+    def _lost(self, pending: Pending, failure: CimError) -> CimError:
+        """What a failed link means for a request that has no answer."""
+        if pending.message.OPCODE not in m.MUTATING:
+            return failure
+        cells = named_cells(pending.message)
+        shown = ", ".join(f"tile {t} row {r} column {c}" for t, r, c in cells[:4])
+        more = f" and {len(cells) - 4} more" if len(cells) > 4 else ""
+        return IndeterminateError(
+            f"{failure.what}; it is unknown whether the last {_name(pending)} was applied",
+            left=f"Cells concerned: {shown}{more}" if cells else "The whole chip is concerned",
+            next="Read those cells before going on",
+            cells=cells,
+        )
+
+    def _refusal(self, pending: Pending, answer: frames.Frame) -> CimError:
+        name = _name(pending)
+        try:
+            refusal = m.Refusal.decode(answer.payload)
+        except PayloadError:
+            refusal = m.Refusal(0, 0, 0)
+        if answer.status in (Status.NO_SESSION, Status.STALE):
+            failure = LinkError(
+                f"The board at {self._link.name} no longer knows this session: it was restarted, "
+                "or another program took it",
+                next="Check that no other program uses the board, and start again",
+            )
+            return self._lost(pending, failure) if pending.attempts > 1 else failure
+        reason = DETAIL_TEXT.get(cast("Detail", refusal.detail), f"detail {refusal.detail}")
+        limit = f" (limit {refusal.limit})" if refusal.limit else ""
+        what = f"The board refused {name}: {reason}{limit}, at index {refusal.index}"
+        kinds = {"safety": SafetyRefusal, "device": DeviceError, "caller": DeviceError}
+        kind = kinds.get(STATUS_CLASS.get(cast("Status", answer.status), "device"), DeviceError)
+        if answer.status == Status.UNSUPPORTED:
+            kind = UnsupportedError
+        return kind(
+            what,
+            left="Nothing was changed by it",
+            status=answer.status,
+            detail=refusal.detail,
+            index=refusal.index,
+        )
+
+    # ------------------------------------------------------------------ link
+
+    def _write(self, data: bytes) -> None:
+        if self._recorder is not None:
+            self._recorder.record(capture.TO_BOARD, data)
+        self.statistics.frames += 1
+        self.statistics.bytes_tx += len(data)
+        try:
+            self._link.write(data)
+        except LinkError as error:
+            self._fail(error)
+
+    def _read(self) -> None:
+        decoder = frames.Decoder()
+        while not self._closing:
+            try:
+                data = self._link.read(_POLL_SECONDS)
+                if data and self._recorder is not None:
+                    self._recorder.record(capture.FROM_BOARD, data)
+            except CimError as error:
+                if not self._closing:
+                    self._fail(error)
+                return
+            if data:
+                self._take(decoder, data)
+
+    def _take(self, decoder: frames.Decoder, data: bytes) -> None:
+        arrived = list(decoder.feed(data))
+        with self._changed:
+            self.statistics.bytes_rx += len(data)
+            self.statistics.corrupt = decoder.corrupt
+            for frame in arrived:
+                if isinstance(frame, frames.Frame) and frame.is_response:
+                    self._match(frame)
+            self._changed.notify_all()
+
+    def _match(self, frame: frames.Frame) -> None:
+        self.statistics.frames += 1
+        if frame.opcode == Opcode.HELLO and frame.session == self._session:
+            self._hello.append(frame)
+            return
+        pending = self._in_flight.get(frame.sequence)
+        known = pending is not None and frame.opcode == pending.message.OPCODE
+        if pending is None or frame.session != self._session or not known:
+            self.statistics.stale += 1
+        elif frame.status == Status.RETRY:
+            pending.early = True
+        else:
+            pending.answer = frame
+            del self._in_flight[frame.sequence]
+
+    def _fail(self, error: CimError) -> None:
+        with self._changed:
+            self._failure = self._failure or error
+            self._changed.notify_all()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+
+def named_cells(message: Message) -> list[tuple[int, int, int]]:
+    """The cells that a mutating command names, as (tile, row, column)."""
+    if not isinstance(message, m.ProgramRequest | m.PulseRequest):
+        return []
+    region = message.region
+    within = list(message.indices) or range(region.rows * region.columns)
+    return [
+        (
+            region.tile,
+            region.row + int(i) // region.columns,
+            region.column + int(i) % region.columns,
+        )
+        for i in within
+    ]
+
+
+def _name(pending: Pending) -> str:
+    return pending.message.OPCODE.name

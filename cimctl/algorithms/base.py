@@ -1,0 +1,113 @@
+"""The interface of training algorithms, and the optimizer that they share."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from boards.board import Board
+from boards.errors import UnsupportedError, UsageError
+from cimctl.algorithms.settings import Settings
+from cimctl.analog.layers import AnalogLayer
+from firmware_protocol.constants import Opcode
+
+#: share of the batches over which the learning rate falls, and what it falls to
+_TAIL, _TAIL_END = 0.3, 0.02
+
+
+class Algorithm(ABC):
+    """Applies what a batch taught.
+
+    Args:
+        model: the network; its analog layers are on the board already.
+        board: where they are; None for an algorithm that needs none.
+        settings: hyper-parameters.
+        seed: seeds whatever the algorithm draws.
+    """
+
+    #: commands without which the algorithm cannot run
+    NEEDS: ClassVar[frozenset[Opcode]] = frozenset()
+    #: whether layers are converted to analog ones
+    ANALOG: ClassVar[bool] = True
+
+    def __init__(
+        self, model: nn.Module, board: Board | None, settings: Settings, seed: int
+    ) -> None:
+        if board is not None:
+            missing = [op.name for op in self.NEEDS if not board.offers(op)]
+            if missing:
+                raise UnsupportedError(
+                    f"The board '{board.hello.model}' lacks what this algorithm needs: "
+                    f"{', '.join(sorted(missing))}",
+                    left="Nothing was trained",
+                    next="Take another --algorithm or another --board",
+                )
+        self.model = model
+        self.settings = settings
+        self.layers = [m for m in model.modules() if isinstance(m, AnalogLayer)]
+        self.optimizer = make_optimizer(model, settings)
+        self._rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    @property
+    def writes_per_weight(self) -> float:
+        """Programmed pairs over weights, since the training began."""
+        weights = sum(layer.weight.numel() for layer in self.layers)
+        return sum(layer.writes for layer in self.layers) / weights if weights else 0.0
+
+    def schedule(self, progress: float) -> None:
+        """Sets the learning rate for a point of the training, 0 to 1."""
+        factor = 1.0
+        if self.settings.lr_schedule == "tail" and progress > 1 - _TAIL:
+            left = (1 - progress) / _TAIL
+            factor = _TAIL_END + (1 - _TAIL_END) * left
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+
+    @abstractmethod
+    def step(self) -> None:
+        """Applies the gradients of a batch, which the parameters hold."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resume needs besides the model."""
+        return {"optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes the state back."""
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """The optimizer of the settings over all parameters, scale factors at a rate of their own.
+
+    Raises:
+        UsageError: torch has no such optimizer, or it does not take the arguments.
+    """
+    kind = getattr(torch.optim, settings.optimizer, None)
+    if not (inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer)):
+        raise UsageError(
+            f"There is no optimizer '{settings.optimizer}' in torch.optim",
+            next="Names are as in torch: AdamW, Adam, SGD, ...",
+        )
+    scales = {id(m.scale) for m in model.modules() if isinstance(m, AnalogLayer)}
+    plain = [p for p in model.parameters() if id(p) not in scales]
+    groups: list[dict[str, Any]] = [{"params": plain}]
+    if scales:
+        own = [p for p in model.parameters() if id(p) in scales]
+        groups.append({"params": own, "lr": settings.lr * settings.scale_lr, "weight_decay": 0.0})
+    arguments: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    takes = inspect.signature(kind).parameters
+    if "fused" in takes:
+        arguments["fused"] = True
+    arguments |= settings.optimizer_arguments
+    try:
+        optimizer: torch.optim.Optimizer = kind(groups, **arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"Optimizer {settings.optimizer} does not take these arguments: {error}",
+            left="Nothing was trained",
+        ) from None
+    return optimizer

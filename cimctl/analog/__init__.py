@@ -1,0 +1,1 @@
+"""Layers whose products are made on the chip, and where their weights lie."""

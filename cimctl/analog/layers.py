@@ -1,0 +1,260 @@
+"""Layers on the chip: weights in conductances, everything else digital.
+
+Units.  A weight of ``weight_range`` is the whole conductance window of a device, so that a pair
+holds weights from minus to plus that.  The layer computes ``scale * (x * W) + bias``; ``x * W`` is
+made on the chip, ``scale`` (one a layer, trainable; the paper has one a crossbar) and ``bias`` are
+digital.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from boards.board import Board, Programmed
+from boards.multiply import Matrix
+from cimctl.analog.placement import Demand
+from cimctl.analog.product import ChipProduct, Geometry
+from cimctl.analog.ranges import Ranges
+from firmware_protocol.messages import Region, Window
+
+#: readings averaged when the weights are first read from the chip [ours]
+INITIAL_SAMPLES = 4
+#: share of the largest digital products that the first ADC range leaves out [ours]
+_FIRST_RANGE_QUANTILE = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class WeightRule:
+    """How weights lie in conductances.
+
+    Attributes:
+        weight_range: weight that the whole conductance window stands for.
+        low, high: the window, 16-bit conductances.
+        cycles, tolerance: write-verify of a training update.
+        split: whether a weight is split evenly over its pair; otherwise the device that its sign
+            names carries it and the other rests at the low end of the window.
+        saturation: share of conversions that may saturate.
+    """
+
+    weight_range: float
+    low: int
+    high: int
+    cycles: int
+    tolerance: int
+    split: bool
+    saturation: float
+
+    @property
+    def unit(self) -> float:
+        """Weight of one 16-bit conductance step."""
+        return self.weight_range / (self.high - self.low)
+
+    def pair(self, weights: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
+        """Targets of the positive and of the negative device, 16-bit conductances."""
+        steps = np.clip(weights / self.unit, self.low - self.high, self.high - self.low)
+        if self.split:
+            middle = (self.low + self.high) / 2
+            return np.rint(middle + steps / 2), np.rint(middle - steps / 2)
+        return np.rint(self.low + np.maximum(steps, 0)), np.rint(self.low + np.maximum(-steps, 0))
+
+
+class AnalogLayer(nn.Module):
+    """Base of the layers on the chip.
+
+    Attributes:
+        weight: the digital copy W_FP, in weight units, in the shape of the digital layer.
+        scale: () factor of the layer.
+        bias: (outputs,) or None.
+        ranges: converters of the layer.
+        writes: pairs programmed during training.
+    """
+
+    def __init__(self, source: nn.Conv2d | nn.Linear, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.weight = nn.Parameter(source.weight.detach().clone())
+        self.bias = None if source.bias is None else nn.Parameter(source.bias.detach().clone())
+        self.scale = nn.Parameter(torch.ones(()))
+        self.ranges = Ranges()
+        self.writes = 0
+        self._geometry: Geometry | None = None
+
+    # ------------------------------------------------------------------ the chip
+
+    def demand(self) -> Demand:
+        """Rows and columns that the layer needs."""
+        outputs, inputs = self.weight.shape[0], self.weight[0].numel()
+        channel = self.weight[0, 0].numel()
+        return Demand(self.name, inputs, outputs, channel)
+
+    def attach(self, board: Board, matrix: Matrix, slot: int, rule: WeightRule) -> None:
+        """Puts the layer on a board; its slot is configured with the first batch."""
+        self._board, self._matrix, self._slot, self.rule = board, matrix, slot, rule
+        self.ranges.configured = 0.0
+        # Tile, row and positive column of each weight, in the order of the flat weights.
+        self._places = _joined(self._lines())
+
+    def read_weights(self) -> Tensor:
+        """The weights as the chip holds them, in the shape of ``weight``."""
+        flat = np.empty((self.weight.shape[0], self.weight[0].numel()))
+        row = 0
+        for line in self._lines():
+            column = 0
+            for region in line:
+                g = self._board.tiles[region.tile].read(region, INITIAL_SAMPLES).astype(np.int64)
+                difference = (g[:, 0::2] - g[:, 1::2]).T
+                flat[column : column + len(difference), row : row + region.rows] = difference
+                column += len(difference)
+            row += line[0].rows
+        weights = torch.from_numpy(flat * self.rule.unit).to(self.weight.dtype)
+        return weights.reshape(self.weight.shape)
+
+    def _lines(self) -> list[tuple[Region, ...]]:
+        regions = self._matrix.regions
+        columns = len(regions) // self._matrix.row_blocks
+        return [regions[i : i + columns] for i in range(0, len(regions), columns)]
+
+    def program(
+        self, index: Tensor, values: Tensor, *, cycles: int | None = None, read_back: bool = False
+    ) -> Tensor | None:
+        """Write-verifies single weights.
+
+        Args:
+            index: flat indices into ``weight``.
+            values: the weights that they shall be, in weight units.
+            cycles: SET-RESET cycles; None takes those of training.
+            read_back: whether to read the pairs afterwards.
+
+        Returns:
+            The weights read back, or None.
+        """
+        places = self._places[index.numpy()]
+        plus, minus = self.rule.pair(values.detach().double().numpy())
+        read = np.empty(len(places))
+        for tile in np.unique(places[:, 0]):
+            mine = np.flatnonzero(places[:, 0] == tile)
+            rows, columns = places[mine, 1], places[mine, 2]
+            done: Programmed = self._board.tiles[int(tile)].program(
+                np.repeat(rows, 2),
+                np.stack([columns, columns + 1], 1).reshape(-1),
+                np.stack([plus[mine], minus[mine]], 1).reshape(-1).astype(np.uint16),
+                cycles=cycles or self.rule.cycles,
+                tolerance=self.rule.tolerance,
+                read_back=read_back,
+            )
+            if read_back:
+                pairs = done.readings.astype(np.int64).reshape(-1, 2)
+                read[mine] = (pairs[:, 0] - pairs[:, 1]) * self.rule.unit
+        self.writes += len(places)
+        return torch.from_numpy(read).to(self.weight.dtype) if read_back else None
+
+    # ------------------------------------------------------------------ forward
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        bits = self._board.description.input_bits
+        if self.training or not self.ranges.largest:
+            low, high = torch.aminmax(inputs.detach())
+            self.ranges.see_inputs(float(low), float(high))
+        step = self.ranges.input_step(bits)
+        top = (1 << (bits - self.ranges.signed)) - 1
+        codes = (
+            (inputs.detach() * (1 / step)).round_().clamp_(-top if self.ranges.signed else 0, top)
+        )
+        if not self.ranges.gain:
+            self._first_range(codes)
+        if self.ranges.is_stale():
+            self._board.configure(self._slot, self.ranges.gain)
+            self.ranges.configured = self.ranges.gain
+        kind = torch.int8 if self.ranges.signed else torch.uint8
+        products = self._board.multiply(
+            self._matrix,
+            codes.to(kind).numpy(),
+            slot=self._slot,
+            window=self._window(codes),
+            signed=self.ranges.signed,
+        )
+        factor = step * self.rule.unit / self.ranges.configured
+        product = torch.from_numpy(products.codes).to(torch.float32).mul_(factor)
+        if self.training:
+            conversions = products.codes.size * self._matrix.blocks
+            self.ranges.see_products(products.saturated, conversions, self.rule.saturation)
+        result: Tensor = ChipProduct.apply(  # type: ignore[no-untyped-call]
+            inputs, self.weight, self.scale, self.bias, product, codes.mul_(step), self._geometry
+        )
+        return result
+
+    def _first_range(self, codes: Tensor) -> None:
+        """Takes the first ADC range from the digital copy's products of this batch."""
+        units = (self.weight.detach() / self.rule.unit).to(torch.float32)
+        sums = self._digital(codes, units).abs().flatten()
+        place = max(1, int(_FIRST_RANGE_QUANTILE * sums.numel()))
+        largest = float(sums.kthvalue(place).values) or 1.0
+        top = (1 << (self._board.description.adc_bits - 1)) - 1
+        self.ranges.gain = top / largest
+
+    def _digital(self, codes: Tensor, weight: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _window(self, codes: Tensor) -> Window | None:
+        return None
+
+
+class AnalogLinear(AnalogLayer):
+    """A linear layer on the chip; inputs (batch, inputs), outputs (batch, outputs)."""
+
+    def __init__(self, source: nn.Linear, name: str) -> None:
+        super().__init__(source, name)
+
+    def _digital(self, codes: Tensor, weight: Tensor) -> Tensor:
+        return nn.functional.linear(codes, weight)
+
+
+class AnalogConv2d(AnalogLayer):
+    """A convolution on the chip; the board unrolls the images."""
+
+    def __init__(self, source: nn.Conv2d, name: str) -> None:
+        super().__init__(source, name)
+        self._geometry: Geometry = Geometry(
+            _pair(source.stride), _pair(source.padding), _pair(source.dilation)
+        )
+
+    def _digital(self, codes: Tensor, weight: Tensor) -> Tensor:
+        g = self._geometry
+        return nn.functional.conv2d(codes, weight, None, g.stride, g.padding, g.dilation)
+
+    def _window(self, codes: Tensor) -> Window:
+        g = self._geometry
+        _, channels, height, width = codes.shape
+        kernel = (self.weight.shape[2], self.weight.shape[3])
+        return Window(
+            channels, height, width, *kernel, *g.stride, *g.dilation,
+            g.padding[0], g.padding[0], g.padding[1], g.padding[1],
+        )  # fmt: skip
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (int(value[0]), int(value[1]))
+
+
+def _joined(lines: list[tuple[Region, ...]]) -> np.ndarray[Any, Any]:
+    """(outputs * inputs, 3): tile, row and positive column of each weight."""
+    blocks = [np.concatenate([_places(region) for region in line], axis=0) for line in lines]
+    return np.concatenate(blocks, axis=1).reshape(-1, 3)
+
+
+def _places(region: Region) -> np.ndarray[Any, Any]:
+    """(outputs, rows, 3): tile, row and positive column of each pair of a region."""
+    outputs = np.arange(region.columns // 2)[:, None]
+    rows = np.arange(region.rows)[None, :]
+    shape = (len(outputs), region.rows)
+    parts = (
+        np.full(shape, region.tile),
+        np.broadcast_to(region.row + rows, shape),
+        np.broadcast_to(region.column + 2 * outputs, shape),
+    )
+    return np.stack(parts, axis=2)

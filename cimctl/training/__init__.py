@@ -1,0 +1,1 @@
+"""Training runs: the loop, metrics, checkpoints and summaries."""

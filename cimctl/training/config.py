@@ -1,0 +1,53 @@
+"""What a training run is, before it runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgspec
+
+from cimctl.algorithms.settings import Settings, from_values
+
+#: epochs, batches an epoch and batch size for each data set; MNIST's are the paper's
+SCHEDULES = {
+    "digits": (12, 100, 64),
+    "mnist": (13, 400, 64),
+    "fashion-mnist": (13, 400, 64),
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A training run.
+
+    Attributes:
+        model, dataset, algorithm: names.
+        epochs, batches_per_epoch, batch_size: the schedule.
+        seed: of the initial digital parameters, the order of images, and an emulated chip.
+        initial: ``read`` starts from the chip as it is found, ``program`` from programmed weights.
+        settings: hyper-parameters.
+    """
+
+    model: str
+    dataset: str
+    algorithm: str
+    epochs: int
+    batches_per_epoch: int
+    batch_size: int
+    seed: int
+    initial: str
+    settings: Settings
+
+    def plain(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {**asdict(self), "settings": msgspec.to_builtins(self.settings)}
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> RunConfig:
+        return cls(**{**values, "settings": from_values(values["settings"])})
+
+    @property
+    def batches(self) -> int:
+        """Batches of the whole run."""
+        return self.epochs * self.batches_per_epoch

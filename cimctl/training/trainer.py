@@ -1,0 +1,335 @@
+"""The training loop, and what a run writes down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from boards.board import Board
+from boards.errors import UsageError
+from cimctl import convert, files
+from cimctl.algorithms import ALGORITHMS
+from cimctl.analog.layers import AnalogLayer
+from cimctl.datasets import Dataset
+from cimctl.models import build
+from cimctl.training import checkpoint
+from cimctl.training.config import RunConfig
+from firmware_protocol.constants import Capability
+
+_EVAL_BATCH = 500
+#: test images that the accuracy after each epoch is measured on
+_EPOCH_TEST_IMAGES = 1000
+_LINK_COUNTS = ("frames", "bytes_tx", "bytes_rx", "retries")
+
+
+class Interrupted(Exception):
+    """The user asked to stop; the checkpoint is written."""
+
+
+@dataclass
+class Progress:
+    """How far a run is, kept in checkpoints.
+
+    Attributes:
+        batch: batches done.
+        train_seconds: spent in training batches.
+        wall_seconds: spent in all.
+        link: counts of earlier sessions of this run.
+        chip_start: the chip's counters when the run began.
+        loss, correct: sums over the current epoch.
+    """
+
+    batch: int = 0
+    train_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    link: dict[str, int] = field(default_factory=dict)
+    chip_start: dict[str, int] = field(default_factory=dict)
+    loss: float = 0.0
+    correct: int = 0
+
+
+class Trainer:
+    """One run: a model on a board, or in plain FP32.
+
+    Args:
+        config: what to train.
+        data: images and labels.
+        board: an open board; None for an algorithm that needs none.
+        folder: takes metrics, checkpoint and summary.
+        notify: takes messages for the user.
+        resume: state of a checkpoint to go on from.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: Dataset,
+        board: Board | None,
+        folder: Path,
+        *,
+        notify: Callable[[str], None] = lambda _: None,
+        resume: dict[str, Any] | None = None,
+    ) -> None:
+        self.config, self.data, self.board, self.folder = config, data, board, folder
+        self._notify = notify
+        self.progress = Progress()
+        self.stop = False
+        self._began = time.perf_counter()
+        torch.manual_seed(config.seed)
+        model = build(config.model)
+        kind = ALGORITHMS[config.algorithm]
+        self._analog = board if kind.ANALOG else None
+        if self._analog is not None:
+            model = convert.convert(model, self._analog, config.settings)
+            self._analog.power_up()
+        self.model = model
+        if resume is None:
+            self._initialise()
+        else:
+            self._load_model(resume)
+        self.algorithm = kind(model, self._analog, config.settings, config.seed)
+        if resume is not None:
+            self.algorithm.load_state_dict(resume["algorithm"])
+        elif self._analog is not None:
+            self.progress.chip_start = chip_counts(self._analog)
+
+    # ------------------------------------------------------------------ running
+
+    def run(self, on_batch: Callable[[float, float], None] = lambda *_: None) -> dict[str, Any]:
+        """Trains to the end, tests, and writes the summary.
+
+        Args:
+            on_batch: called with the loss and the writes per weight after each batch.
+
+        Raises:
+            Interrupted: ``stop`` was set; the checkpoint holds the state after the last batch.
+        """
+        per_epoch = self.config.batches_per_epoch
+        if self.progress.batch == 0:
+            self.save()
+        while self.progress.batch < self.config.batches:
+            epoch, batch = divmod(self.progress.batch, per_epoch)
+            order = self._order(epoch)
+            for number in range(batch, per_epoch):
+                loss = self._batch(order[number])
+                on_batch(loss, self.algorithm.writes_per_weight)
+                if self.stop:
+                    self.save()
+                    raise Interrupted
+            self._end_epoch(epoch)
+            self.save()
+        summary = self._summary()
+        files.write_json(self.folder / "summary.json", summary)
+        return summary
+
+    def _order(self, epoch: int) -> np.ndarray[Any, Any]:
+        """(batches, batch size) image numbers: a fresh draw each epoch, no image twice in a pass."""
+        generator = np.random.default_rng([self.config.seed, epoch])
+        wanted = self.config.batches_per_epoch * self.config.batch_size
+        images = len(self.data.train_images)
+        passes = [generator.permutation(images) for _ in range(-(-wanted // images))]
+        return np.concatenate(passes)[:wanted].reshape(-1, self.config.batch_size)
+
+    def _batch(self, chosen: np.ndarray[Any, Any]) -> float:
+        start = time.perf_counter()
+        inputs = as_inputs(self.data.train_images[chosen])
+        labels = torch.from_numpy(self.data.train_labels[chosen])
+        self.model.train()
+        self.algorithm.optimizer.zero_grad()
+        self.algorithm.schedule(self.progress.batch / self.config.batches)
+        outputs = self.model(inputs)
+        loss = nn.functional.cross_entropy(outputs, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.algorithm.step()
+        value = float(loss.detach())
+        self.progress.loss += value
+        self.progress.correct += int((outputs.detach().argmax(1) == labels).sum())
+        self.progress.batch += 1
+        self.progress.train_seconds += time.perf_counter() - start
+        return value
+
+    def _end_epoch(self, epoch: int) -> None:
+        per_epoch = self.config.batches_per_epoch
+        tested = min(_EPOCH_TEST_IMAGES, len(self.data.test_images))
+        line = {
+            "epoch": epoch + 1,
+            "loss": self.progress.loss / per_epoch,
+            "train_accuracy": self.progress.correct / (per_epoch * self.config.batch_size),
+            "test_accuracy": self.accuracy(tested),
+            "test_images": tested,
+            "writes_per_weight": self.algorithm.writes_per_weight,
+            "train_seconds": self.progress.train_seconds,
+        }
+        self.progress.loss, self.progress.correct = 0.0, 0
+        files.append_line(self.folder / "metrics.jsonl", json.dumps(line))
+
+    def accuracy(self, images: int | None = None) -> float:
+        """Share of the first ``images`` test images, all by default, that are classified right."""
+        return accuracy(self.model, self.data, images)
+
+    # ------------------------------------------------------------------ state
+
+    def save(self) -> None:
+        """Writes the checkpoint."""
+        self.progress.wall_seconds += time.perf_counter() - self._began
+        self._began = time.perf_counter()
+        layers = convert.analog_layers(self.model)
+        state = {
+            "config": self.config.plain(),
+            "data": self.data.fingerprint,
+            "model": self.model.state_dict(),
+            "layers": [{"ranges": vars(layer.ranges), "writes": layer.writes} for layer in layers],
+            "algorithm": self.algorithm.state_dict(),
+            "random": torch.get_rng_state(),
+            "board": None if self._analog is None else self._board_state(self._analog),
+            "progress": {**vars(self.progress), "link": self._link_counts()},
+        }
+        checkpoint.save(self.folder / checkpoint.NAME, state)
+
+    @staticmethod
+    def _board_state(board: Board) -> dict[str, Any]:
+        status = board.status()
+        offers = Capability.SNAPSHOT in board.capabilities
+        return {
+            "profile": board.profile.name,
+            "board_id": board.hello.board_id,
+            "boot_id": board.hello.boot_id,
+            "operations": status.operations,
+            "snapshot": board.snapshot() if offers else None,
+        }
+
+    def _initialise(self) -> None:
+        if self._analog is None:
+            return
+        writes = self._analog.status().writes
+        if writes and self.config.initial == "read":
+            self._notify(
+                f"This chip has been programmed before ({writes} cell writes): training starts from "
+                "what it holds; --init program starts afresh"
+            )
+        if self.config.initial == "program":
+            convert.program_weights(
+                self.model, self._analog.profile.programming.cycles_characterising
+            )
+            for layer in convert.analog_layers(self.model):
+                layer.writes = 0
+        else:
+            convert.read_weights(self.model, self.config.settings.initial_gain)
+
+    def _load_model(self, state: dict[str, Any]) -> None:
+        if state["data"] != self.data.fingerprint:
+            raise UsageError(
+                f"The images of '{self.config.dataset}' are not those that the run began with",
+                left="Nothing was trained",
+                next="Give the same --dataset and --data-dir",
+            )
+        self.model.load_state_dict(state["model"])
+        self.progress = Progress(**state["progress"])
+        load_layers(self.model, state["layers"])
+        torch.set_rng_state(state["random"])
+        if self._analog is not None:
+            self._load_board(self._analog, state["board"])
+
+    def _load_board(self, board: Board, saved: dict[str, Any]) -> None:
+        """Brings the chip back to the checkpoint, or the checkpoint to the chip."""
+        if saved["snapshot"] is not None and Capability.SNAPSHOT in board.capabilities:
+            board.restore(saved["snapshot"])
+            return
+        if board.hello.board_id != saved["board_id"]:
+            self._notify("This is another chip than the run began on: its weights are programmed")
+            for layer in convert.analog_layers(self.model):
+                convert.put_weights(layer)
+        elif board.status().operations != saved["operations"]:
+            self._notify("The chip was written to since the checkpoint: its cells are read again")
+            for layer in convert.analog_layers(self.model):
+                layer.weight.data.copy_(layer.read_weights())
+
+    # ------------------------------------------------------------------ summary
+
+    def _link_counts(self) -> dict[str, int]:
+        before = self.progress.link
+        now = {} if self._analog is None else vars(self._analog.statistics)
+        return {name: before.get(name, 0) + now.get(name, 0) for name in _LINK_COUNTS}
+
+    def _summary(self) -> dict[str, Any]:
+        test_accuracy = self.accuracy()
+        spent = {"tile_operations": 0, "time": 0, "energy": 0}
+        if self._analog is not None:
+            now = chip_counts(self._analog)
+            spent = {name: now[name] - self.progress.chip_start[name] for name in now}
+        self.progress.wall_seconds += time.perf_counter() - self._began
+        images = self.config.batches * self.config.batch_size
+        return {
+            "schema": "cimctl.train/1",
+            "model": self.config.model,
+            "board": None if self.board is None else self.board.profile.name,
+            "dataset": self.config.dataset,
+            "algorithm": self.config.algorithm,
+            "seed": self.config.seed,
+            "epochs": self.config.epochs,
+            "batches_per_epoch": self.config.batches_per_epoch,
+            "batch_size": self.config.batch_size,
+            "settings": self.config.plain()["settings"],
+            "test_accuracy": test_accuracy,
+            "test_images": len(self.data.test_images),
+            "train_images_per_second": images / max(self.progress.train_seconds, 1e-9),
+            "wall_seconds": self.progress.wall_seconds,
+            "writes_per_weight": self.algorithm.writes_per_weight,
+            "tile_ops": spent["tile_operations"],
+            "chip_seconds": spent["time"] / 1e9,
+            "chip_joules": spent["energy"] / 1e12,
+            "weights_sha256": weights_digest(self.model),
+            "link": self._link_counts(),
+        }
+
+
+def accuracy(model: nn.Module, data: Dataset, images: int | None = None) -> float:
+    """Share of the first ``images`` test images, all by default, that a model classifies right."""
+    model.eval()
+    count = images or len(data.test_images)
+    right = 0
+    with torch.no_grad():
+        for first in range(0, count, _EVAL_BATCH):
+            last = min(first + _EVAL_BATCH, count)
+            outputs = model(as_inputs(data.test_images[first:last]))
+            labels = torch.from_numpy(data.test_labels[first:last])
+            right += int((outputs.argmax(1) == labels).sum())
+    return right / count
+
+
+def as_inputs(images: np.ndarray[Any, Any]) -> Tensor:
+    """Pixels 0 to 255 as numbers 0 to 1."""
+    return torch.from_numpy(images).to(torch.float32).mul_(1 / 255)
+
+
+def chip_counts(board: Board) -> dict[str, int]:
+    """The counters of the chip that a summary reports."""
+    status = board.status()
+    return {"tile_operations": status.tile_operations, "time": status.time, "energy": status.energy}
+
+
+def load_layers(model: nn.Module, saved: list[dict[str, Any]]) -> None:
+    """Brings back the converters and write counts of the analog layers."""
+    for layer, state in zip(convert.analog_layers(model), saved, strict=True):
+        for name, value in state["ranges"].items():
+            setattr(layer.ranges, name, value)
+        layer.ranges.configured = 0.0
+        layer.writes = state["writes"]
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 of the digital weights, layer by layer, as little-endian float32."""
+    digest = hashlib.sha256()
+    for module in model.modules():
+        if isinstance(module, AnalogLayer | nn.Conv2d | nn.Linear):
+            digest.update(module.weight.detach().numpy().astype("<f4").tobytes())
+    return digest.hexdigest()
