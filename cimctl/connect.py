@@ -44,7 +44,7 @@ def connect(options: BoardOptions, profile: Profile | None = None) -> Board:
     profile = profile or catalogue.load(options.board)
     lock = locks.acquire(options.port) if options.port else None
     try:
-        link = _link(profile, options)
+        link = _open(profile, options)
         recorder = _recorder(profile, options)
         return Board(
             profile,
@@ -60,7 +60,12 @@ def connect(options: BoardOptions, profile: Profile | None = None) -> Board:
         raise
 
 
-def _link(profile: Profile, options: BoardOptions) -> links.Link:
+def open_link(options: BoardOptions) -> links.Link:
+    """The bare link to a board, for who speaks frames himself."""
+    return _open(catalogue.load(options.board), options)
+
+
+def _open(profile: Profile, options: BoardOptions) -> links.Link:
     if options.port:
         return links.open_port(options.port, profile.link.baud)
     if profile.link.kind == "in-process":

@@ -312,13 +312,12 @@ class Chip:
             self.cells.positions[region.tile] += np.uint64(vectors)
             strips.setdefault(region.tile, set()).add((region.row, region.rows))
         loads = [len(rows) for rows in strips.values()]
-        blocks = len(product.regions)
-        per_block = outputs // max(1, len(self._grid(product)[0]))
+        blocks = len(self._grid(product))
         add = self.cells.add
         add("vectors", vectors)
         add("steps", vectors * max(loads) * conversions)
         add("tile_operations", vectors * sum(loads) * conversions)
-        add("conversions", vectors * blocks * per_block * conversions)
+        add("conversions", vectors * blocks * outputs * conversions)
         add("saturations", saturated)
 
     def _count_read(self, region: Region, samples: int) -> None:

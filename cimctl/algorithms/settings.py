@@ -42,7 +42,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: one-side: the device that the sign names carries the weight; split: both, evenly [ours]
     weight_rule: Literal["one-side", "split"] = "one-side"
     #: weight that the conductance window stands for, in units of the optimizer [ours]
-    weight_range: Positive = 1 / 3
+    weight_range: Positive = 0.25
     #: outputs of a layer start with this share of the inputs' spread [ours]
     initial_gain: Positive = 1.2
     #: accumulators start uniform within the threshold, so that not all weights flip at once [ours]

@@ -95,7 +95,8 @@ class AnalogLayer(nn.Module):
     def attach(self, board: Board, matrix: Matrix, slot: int, rule: WeightRule) -> None:
         """Puts the layer on a board; its slot is configured with the first batch."""
         self._board, self._matrix, self._slot, self.rule = board, matrix, slot, rule
-        self.ranges.configured = 0.0
+        #: gain that this board was last told for the layer's slot
+        self._told = 0.0
         # Tile, row and positive column of each weight, in the order of the flat weights.
         self._places = _joined(self._lines())
 
@@ -168,8 +169,10 @@ class AnalogLayer(nn.Module):
         if not self.ranges.gain:
             self._first_range(codes)
         if self.ranges.is_stale():
-            self._board.configure(self._slot, self.ranges.gain)
             self.ranges.configured = self.ranges.gain
+        if self._told != self.ranges.configured:
+            self._board.configure(self._slot, self.ranges.configured)
+            self._told = self.ranges.configured
         kind = torch.int8 if self.ranges.signed else torch.uint8
         products = self._board.multiply(
             self._matrix,

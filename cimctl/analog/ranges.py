@@ -15,7 +15,7 @@ INPUT_DECAY = 0.99
 WIDEN = 1.05
 #: ... and narrows by this one after any other
 NARROW = 0.995
-#: the board is told when the wanted gain is off by more than this
+#: the gain in use follows when the wanted one is off by more than this
 TOLERANCE = 0.02
 
 
@@ -27,7 +27,7 @@ class Ranges:
         largest: running maximum of the inputs' magnitude.
         signed: whether inputs have been negative.
         gain: wanted ADC codes for each unit of the integer sum; 0 before the first batch.
-        configured: gain that the board was last told; 0 when it was not.
+        configured: gain in use; follows the wanted one when that has moved far enough.
     """
 
     largest: float = 0.0
@@ -50,5 +50,5 @@ class Ranges:
         self.gain *= 1 / WIDEN if saturated > allowed * conversions else 1 / NARROW
 
     def is_stale(self) -> bool:
-        """Whether the board has to be told another gain."""
+        """Whether the gain in use has to follow."""
         return abs(self.gain - self.configured) > TOLERANCE * self.gain

@@ -11,7 +11,7 @@ from cimctl.algorithms.settings import Settings, from_values
 
 #: epochs, batches an epoch and batch size for each data set; MNIST's are the paper's
 SCHEDULES = {
-    "digits": (12, 100, 64),
+    "digits": (15, 50, 64),
     "mnist": (13, 400, 64),
     "fashion-mnist": (13, 400, 64),
 }
@@ -22,7 +22,7 @@ class RunConfig:
     """A training run.
 
     Attributes:
-        model, dataset, algorithm: names.
+        model, board, dataset, algorithm: names, or paths of the user's own.
         epochs, batches_per_epoch, batch_size: the schedule.
         seed: of the initial digital parameters, the order of images, and an emulated chip.
         initial: ``read`` starts from the chip as it is found, ``program`` from programmed weights.
@@ -30,6 +30,7 @@ class RunConfig:
     """
 
     model: str
+    board: str
     dataset: str
     algorithm: str
     epochs: int

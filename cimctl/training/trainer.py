@@ -132,7 +132,7 @@ class Trainer:
         return summary
 
     def _order(self, epoch: int) -> np.ndarray[Any, Any]:
-        """(batches, batch size) image numbers: a fresh draw each epoch, no image twice in a pass."""
+        """(batches, batch size) image numbers: drawn afresh each epoch, no image twice a pass."""
         generator = np.random.default_rng([self.config.seed, epoch])
         wanted = self.config.batches_per_epoch * self.config.batch_size
         images = len(self.data.train_images)
@@ -213,8 +213,8 @@ class Trainer:
         writes = self._analog.status().writes
         if writes and self.config.initial == "read":
             self._notify(
-                f"This chip has been programmed before ({writes} cell writes): training starts from "
-                "what it holds; --init program starts afresh"
+                f"This chip has been programmed before ({writes} cell writes): training starts "
+                "from what it holds; --init program starts afresh"
             )
         if self.config.initial == "program":
             convert.program_weights(
@@ -314,7 +314,7 @@ def as_inputs(images: np.ndarray[Any, Any]) -> Tensor:
 def chip_counts(board: Board) -> dict[str, int]:
     """The counters of the chip that a summary reports."""
     status = board.status()
-    return {"tile_operations": status.tile_operations, "time": status.time, "energy": status.energy}
+    return {name: getattr(status, name) for name in ("tile_operations", "time", "energy")}
 
 
 def load_layers(model: nn.Module, saved: list[dict[str, Any]]) -> None:
@@ -322,7 +322,6 @@ def load_layers(model: nn.Module, saved: list[dict[str, Any]]) -> None:
     for layer, state in zip(convert.analog_layers(model), saved, strict=True):
         for name, value in state["ranges"].items():
             setattr(layer.ranges, name, value)
-        layer.ranges.configured = 0.0
         layer.writes = state["writes"]
 
 

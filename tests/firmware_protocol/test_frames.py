@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import sys
@@ -196,11 +197,10 @@ def held_bytes(decoder: Decoder) -> int:
 @pytest.mark.parametrize("chunk", [1, 1000, 100_000])
 def test_a_stream_without_delimiters_stays_bounded_in_memory(chunk: int) -> None:
     decoder = Decoder(10_000)
-    most = 0
-    for _ in range(1_000_000 // chunk // (100 if chunk == 1 else 1)):
+    for _ in range(20_000 if chunk == 1 else 2_000_000 // chunk):
         assert not list(decoder.feed(b"\x11" * chunk))
-    most = held_bytes(decoder)
-    assert most < 200_000
+    # One list entry a byte at worst, where the bytes came one by one.
+    assert held_bytes(decoder) < 200_000
     found = list(decoder.feed(b"\0" + GOOD))
     assert len(found) == 2 and isinstance(found[0], CorruptFrame)
     assert content(found[1])[3] == b"good"
@@ -242,7 +242,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [plain(v) for v in value]
     if isinstance(value, messages.Region | messages.Window):
-        return {k: getattr(value, k) for k in value.__dataclass_fields__}
+        return dataclasses.asdict(value)
     return value
 
 

@@ -1,0 +1,104 @@
+"""cimctl board: what is there, what it says of itself, and making it safe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from cimctl.cli.options import board_options, chosen_board, json_option, seed_option, show
+
+
+@click.group()
+def board() -> None:
+    """What boards there are, what one says of itself, make it safe."""
+
+
+@board.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the profiles that --board takes.
+
+    \b
+    Example:
+      cimctl board list
+    """
+    from boards import catalogue
+
+    profiles = [catalogue.load(name) for name in sorted(catalogue.profile_files())]
+    rows = [
+        {
+            "name": p.name,
+            "summary": p.summary,
+            "link": p.link.kind,
+            "tiles": p.chip.tiles,
+            "rows": p.chip.rows,
+            "columns": p.chip.columns,
+        }
+        for p in profiles
+    ]
+    text = "\n".join(f"{p.name:<14} {p.summary}" for p in profiles)
+    show(as_json, "cimctl.board.list/1", {"boards": rows}, text)
+
+
+@board.command()
+@board_options()
+@seed_option
+@json_option
+def info(as_json: bool, seed: int, **values: Any) -> None:
+    """Say what a board says of itself: HELLO, state and counters.
+
+    \b
+    Example:
+      cimctl board info --board brram-soc --port /dev/ttyUSB0
+    """
+    from dataclasses import asdict
+
+    from cimctl.connect import connect
+    from firmware_protocol.constants import Opcode
+
+    with connect(chosen_board(values, seed)) as opened:
+        hello, status = opened.hello, asdict(opened.status())
+        description = asdict(opened.description)
+        offers = [flag.name for flag in opened.capabilities]
+        commands = [op.name for op in Opcode if opened.offers(op)]
+        description |= {"capabilities": offers, "opcodes": commands}
+    identity = {
+        "model": hello.model,
+        "firmware": hello.firmware,
+        "board_id": f"{hello.board_id:016x}",
+        "boot_id": f"{hello.boot_id:08x}",
+    }
+    sections = {**identity, **description, **status}
+    lines = [f"{key:<24} {_text(value)}" for key, value in sections.items()]
+    values_out = {**identity, "description": description, "status": status}
+    show(as_json, "cimctl.board.info/1", values_out, "\n".join(lines))
+
+
+@board.command()
+@board_options()
+@seed_option
+@json_option
+def safe(as_json: bool, seed: int, **values: Any) -> None:
+    """Take a board's analog supplies to ground, and read that back.
+
+    \b
+    Example:
+      cimctl board safe --board brram-soc --port /dev/ttyUSB0
+    """
+    from cimctl.connect import connect
+
+    with connect(chosen_board(values, seed)) as opened:
+        opened.safe()
+        powered = bool(opened.status().powered)
+        model = opened.hello.model
+    show(
+        as_json,
+        "cimctl.board.safe/1",
+        {"board": model, "powered": powered},
+        f"{model}: the analog supplies are {'still on' if powered else 'off'}",
+    )
+
+
+def _text(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)

@@ -1,0 +1,323 @@
+"""cimctl program, read, vmm, pulse: one operation on one tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from cimctl.cli.options import board_options, chosen_board, json_option, seed_option, show
+
+if TYPE_CHECKING:
+    from boards.board import Board, Tile
+    from firmware_protocol.messages import Region
+
+F = TypeVar("F", bound=Callable[..., Any])
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_INPUT = click.option("--input", "source", type=_FILE, required=True, help=".npy or CSV file.")
+_OUTPUT = click.option("--output", type=_FILE, help=".npy or CSV file.  [standard output]")
+#: ADC span of vmm where none is given, share of the largest settable one
+_DEFAULT_SLOT = 1
+
+
+def _tile_options(command: F) -> F:
+    command = click.option("--column", type=click.IntRange(0), default=0, help="First column.")(
+        command
+    )
+    command = click.option("--row", type=click.IntRange(0), default=0, help="First row.")(command)
+    command = click.option("--tile", type=click.IntRange(0), required=True, help="Tile number.")(
+        command
+    )
+    return board_options()(seed_option(json_option(command)))
+
+
+def _size_options(command: F) -> F:
+    command = click.option(
+        "--columns", type=click.IntRange(1), help="Columns.  [to the end of the tile]"
+    )(command)
+    return click.option("--rows", type=click.IntRange(1), help="Rows.  [to the end of the tile]")(
+        command
+    )
+
+
+@contextmanager
+def _tile(values: dict[str, Any], number: int) -> Iterator[tuple[Board, Tile]]:
+    from boards.errors import UsageError
+    from cimctl.connect import connect
+
+    with connect(chosen_board(values, values["seed"])) as board:
+        if number >= len(board.tiles):
+            raise UsageError(
+                f"Board '{board.hello.model}' has tiles 0 to {len(board.tiles) - 1}, not {number}",
+                left="Nothing was sent",
+            )
+        board.power_up()
+        yield board, board.tiles[number]
+
+
+def _region(tile: Tile, row: int, column: int, rows: int | None, columns: int | None) -> Region:
+    from boards.errors import UsageError
+    from firmware_protocol.messages import Region
+
+    rows = tile.rows - row if rows is None else rows
+    columns = tile.columns - column if columns is None else columns
+    inside = 0 < rows <= tile.rows - row and 0 < columns <= tile.columns - column
+    if not inside:
+        raise UsageError(
+            f"{rows} rows from {row} and {columns} columns from {column} leave the tile of "
+            f"{tile.rows} x {tile.columns}",
+            left="Nothing was sent",
+        )
+    return Region(tile.index, row, rows, column, columns)
+
+
+def _deliver(
+    as_json: bool, schema: str, values: dict[str, Any], name: str, matrix: Any, output: Path | None
+) -> None:
+    """Puts a matrix into a file, or with the other values on standard output."""
+    from cimctl.tables import csv_text, write_matrix
+
+    if output is not None:
+        write_matrix(output, matrix)
+        values = {**values, "output": str(output)}
+        show(as_json, schema, values, f"{matrix.shape[0]} x {matrix.shape[1]} written to {output}")
+    else:
+        values = {**values, name: matrix.tolist()} if as_json else values
+        show(as_json, schema, values, csv_text(matrix))
+
+
+@click.command()
+@_tile_options
+@_size_options
+@click.option("--samples", type=click.IntRange(1, 255), default=1, help="Readings averaged.")
+@_OUTPUT
+def read(
+    tile: int,
+    row: int,
+    column: int,
+    rows: int | None,
+    columns: int | None,
+    samples: int,
+    output: Path | None,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Read the conductances of a tile, in microsiemens.
+
+    \b
+    Example:
+      cimctl read --board emu --tile 0 --rows 4 --columns 8
+    """
+    with _tile(values, tile) as (board, opened):
+        region = _region(opened, row, column, rows, columns)
+        units = opened.read(region, samples)
+        conductances = board.profile.microsiemens(1) * units
+    said = {
+        "tile": tile,
+        "shape": list(conductances.shape),
+        "mean_uS": float(conductances.mean()),
+        "min_uS": float(conductances.min()),
+        "max_uS": float(conductances.max()),
+    }
+    _deliver(as_json, "cimctl.read/1", said, "conductances_uS", conductances, output)
+
+
+@click.command()
+@_tile_options
+@_INPUT
+@click.option("--tolerance", "tolerance", type=float, help="Accepted distance in uS.  [profile's]")
+@click.option("--cycles", type=click.IntRange(1), help="SET-RESET cycles.  [profile's]")
+@_OUTPUT
+def program(
+    tile: int,
+    row: int,
+    column: int,
+    source: Path,
+    tolerance: float | None,
+    cycles: int | None,
+    output: Path | None,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Write-verify cells to conductances in microsiemens, nan leaves a cell alone.
+
+    The input is a matrix whose upper left entry goes to --row and --column. Prints what the cells
+    read afterwards.
+
+    \b
+    Example:
+      cimctl program --board brram-soc --port /dev/ttyUSB0 --tile 0 --input targets.csv
+    """
+    import numpy as np
+
+    from boards.errors import UsageError
+    from cimctl.tables import read_matrix
+
+    targets = read_matrix(source)
+    if tolerance is not None and tolerance <= 0:
+        raise UsageError(f"A tolerance of {tolerance} uS cannot be met", next="Give a positive one")
+    with _tile(values, tile) as (board, opened):
+        region = _region(opened, row, column, *targets.shape)
+        programming = board.profile.programming
+        chosen = np.argwhere(~np.isnan(targets))
+        wanted = targets[chosen[:, 0], chosen[:, 1]]
+        _check_targets(board, wanted, source)
+        done = opened.program(
+            region.row + chosen[:, 0],
+            region.column + chosen[:, 1],
+            np.rint(wanted / board.profile.microsiemens(1)).astype(np.uint16),
+            cycles=cycles or programming.cycles_characterising,
+            tolerance=board.profile.units(tolerance or programming.tolerance_uS),
+            read_back=True,
+        )
+        readings = np.full(targets.shape, np.nan)
+        readings[chosen[:, 0], chosen[:, 1]] = board.profile.microsiemens(1) * done.readings
+    said = {
+        "tile": tile,
+        "cells": len(chosen),
+        "set_pulses": done.set_pulses,
+        "reset_pulses": done.reset_pulses,
+        "unconverged": done.unconverged,
+    }
+    click.echo(
+        f"{len(chosen)} cells, {done.set_pulses} SET and {done.reset_pulses} RESET pulses, "
+        f"{done.unconverged} accepted outside the tolerance",
+        err=True,
+    )
+    _deliver(as_json, "cimctl.program/1", said, "conductances_uS", readings, output)
+
+
+def _check_targets(board: Board, wanted: Any, source: Path) -> None:
+    from boards.errors import UsageError
+
+    low, high = (board.profile.microsiemens(g) for g in
+                 (board.description.target_low, board.description.target_high))  # fmt: skip
+    if not wanted.size:
+        raise UsageError(f"'{source}' names no cell", left="Nothing was programmed")
+    if wanted.min() < low or wanted.max() > high:
+        raise UsageError(
+            f"'{source}' has targets from {wanted.min():g} to {wanted.max():g} uS, the board takes "
+            f"{low:.3g} to {high:.3g} uS",
+            left="Nothing was programmed",
+        )
+
+
+@click.command()
+@_tile_options
+@_INPUT
+@click.option("--set-mv", type=click.IntRange(0), default=2000, help="Amplitude of SET pulses.")
+@click.option("--reset-mv", type=click.IntRange(0), default=2000, help="Amplitude of RESET pulses.")
+@click.option("--width-ns", type=click.IntRange(1), default=100, help="Width of a pulse.")
+def pulse(
+    tile: int,
+    row: int,
+    column: int,
+    source: Path,
+    set_mv: int,
+    reset_mv: int,
+    width_ns: int,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Give open-loop pulses to cells: the input counts them, SET positive, RESET negative.
+
+    \b
+    Example:
+      cimctl pulse --board brram-soc --port /dev/ttyUSB0 --tile 0 --input counts.csv --set-mv 1800
+    """
+    import numpy as np
+
+    from boards.errors import UsageError
+    from cimctl.tables import read_integers
+
+    counts = read_integers(source, -32767, 32767)
+    with _tile(values, tile) as (_, opened):
+        region = _region(opened, row, column, *counts.shape)
+        chosen = np.argwhere(counts != 0)
+        if not len(chosen):
+            raise UsageError(f"'{source}' counts no pulse", left="Nothing was changed")
+        sets, resets = opened.pulse(
+            region.row + chosen[:, 0],
+            region.column + chosen[:, 1],
+            counts[chosen[:, 0], chosen[:, 1]].astype(np.int16),
+            set_mV=set_mv,
+            reset_mV=reset_mv,
+            width_ns=width_ns,
+        )
+    said = {"tile": tile, "cells": len(chosen), "set_pulses": sets, "reset_pulses": resets}
+    text = f"{len(chosen)} cells, {sets} SET and {resets} RESET pulses"
+    show(as_json, "cimctl.pulse/1", said, text)
+
+
+@click.command()
+@_tile_options
+@_size_options
+@_INPUT
+@click.option("--transpose", is_flag=True, help="Inputs at the columns, outputs at the rows.")
+@click.option("--single", is_flag=True, help="Every column by itself, not differential pairs.")
+@click.option("--span", "span_uA", type=float, help="ADC span in uA.  [the largest]")
+@_OUTPUT
+def vmm(
+    tile: int,
+    row: int,
+    column: int,
+    rows: int | None,
+    columns: int | None,
+    source: Path,
+    transpose: bool,
+    single: bool,
+    span_uA: float | None,  # noqa: N803 - the unit's own spelling
+    output: Path | None,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Multiply vectors of input codes by the conductances of a tile.
+
+    The input has one vector a row; negative codes are allowed. Prints ADC codes, one row a vector.
+    Columns are differential pairs unless --single is given.
+
+    \b
+    Example:
+      cimctl vmm --board emu --tile 0 --rows 3 --columns 4 --input vectors.csv --span 20
+    """
+    import numpy as np
+
+    from boards.errors import UsageError
+    from boards.multiply import Matrix
+    from cimctl.tables import read_integers
+
+    with _tile(values, tile) as (board, opened):
+        bits = board.description.input_bits
+        codes = read_integers(source, -(1 << (bits - 1)), (1 << bits) - 1)
+        signed = bool((codes < 0).any())
+        if signed and codes.max() >= 1 << (bits - 1):
+            raise UsageError(
+                f"'{source}' has negative codes and codes above {(1 << (bits - 1)) - 1}: "
+                f"signed codes have {bits} bits in all",
+                left="Nothing was sent",
+            )
+        region = _region(opened, row, column, rows, columns)
+        if not single and (region.columns % 2 or region.column % 2):
+            raise UsageError(
+                f"{region.columns} columns from {region.column} are no pairs",
+                next="Give even numbers, or --single",
+            )
+        matrix = Matrix((region,), differential=not single, transposed=transpose)
+        low, high = board.profile.chip.adc_span_uA
+        span = high if span_uA is None else span_uA
+        if not low <= span <= high:
+            raise UsageError(f"The ADC's span is {low:g} to {high:g} uA, not {span:g} uA")
+        board.configure(_DEFAULT_SLOT, board.profile.gain(span))
+        products = board.multiply(
+            matrix, codes.astype(np.int8 if signed else np.uint8), slot=_DEFAULT_SLOT, signed=signed
+        )
+    said = {
+        "tile": tile,
+        "shape": list(products.codes.shape),
+        "lsb_uA": span / ((1 << board.description.adc_bits) - 1),
+        "saturated": products.saturated,
+    }
+    _deliver(as_json, "cimctl.vmm/1", said, "codes", products.codes, output)

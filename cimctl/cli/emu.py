@@ -1,0 +1,52 @@
+"""cimctl emu: an emulated board on a port."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from cimctl.cli.options import json_option, show
+
+
+@click.group()
+def emu() -> None:
+    """Put an emulated board on a TCP port or pseudo-terminal."""
+
+
+@emu.command()
+@click.option("--board", default="emu", help="Profile name, or path to a .yaml file.")
+@click.option(
+    "--listen",
+    default="tcp://127.0.0.1:0",
+    help="tcp://HOST:PORT (port 0: any free one), or pty for a pseudo-terminal.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of the chip.")
+@click.option(
+    "--state",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File that the cells live in; they survive even a kill.",
+)
+@json_option
+def serve(board: str, listen: str, seed: int, state: Path | None, as_json: bool) -> None:
+    """Serve an emulated board until Ctrl-C; prints the address that --port takes.
+
+    \b
+    Example:
+      cimctl emu serve --board brram-soc --listen pty --state chip.cells
+    """
+    from boards import catalogue
+    from sim_backend.chip import Chip
+    from sim_backend.firmware import Firmware
+    from sim_backend.server import open_server
+
+    profile = catalogue.load(board)
+    server = open_server(listen, Firmware(Chip(profile, seed, state)))
+    values = {"board": profile.name, "port": server.address, "seed": seed}
+    show(as_json, "cimctl.emu.serve/1", values, server.address)
+    sys.stdout.flush()
+    try:
+        server.serve()
+    finally:
+        server.close()

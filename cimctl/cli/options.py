@@ -1,0 +1,75 @@
+"""Options that several commands share, and printing of results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cimctl.connect import BoardOptions
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def board_options(required: bool = True) -> Callable[[F], F]:
+    """--board, --port and the settings of the link; the command takes them as keyword arguments."""
+    options = [
+        click.option("--board", required=required, help="Profile name, or path to a .yaml file."),
+        click.option(
+            "--port",
+            help="Where the board is: a device path, tcp://HOST:PORT or a pyserial URL. "
+            "Without it an emulated profile runs in this process.",
+        ),
+        click.option(
+            "--window", type=click.IntRange(1, 64), help="Requests in flight at most.  [profile's]"
+        ),
+        click.option(
+            "--max-payload",
+            type=click.IntRange(256),
+            help="Largest payload of a frame in bytes.  [board's]",
+        ),
+        click.option(
+            "--capture",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Write every byte of the session to this file.",
+        ),
+    ]
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def json_option(command: F) -> F:
+    """--json: the result as one JSON object."""
+    return click.option("--json", "as_json", is_flag=True, help="One JSON object.")(command)
+
+
+def seed_option(command: F) -> F:
+    """--seed of an emulated chip."""
+    return click.option(
+        "--seed", type=click.IntRange(0), default=0, help="Seed of an emulated chip in process."
+    )(command)
+
+
+def chosen_board(values: dict[str, Any], seed: int = 0) -> BoardOptions:
+    """The board options among a command's arguments."""
+    return BoardOptions(
+        board=values["board"],
+        port=values["port"],
+        seed=seed,
+        window=values["window"],
+        max_payload=values["max_payload"],
+        capture=values["capture"],
+    )
+
+
+def show(as_json: bool, schema: str, values: dict[str, Any], text: str) -> None:
+    """Prints a result on standard output, as JSON or as text."""
+    click.echo(json.dumps({"schema": schema, **values}) if as_json else text)

@@ -1,0 +1,93 @@
+"""cimctl proto: the specification, a decoded trace, a session played back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cimctl.cli.options import board_options, chosen_board, json_option, seed_option, show
+
+_CAPTURE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+
+
+@click.group()
+def proto() -> None:
+    """The protocol: specification, decoded traces, replay."""
+
+
+@proto.command()
+@json_option
+def spec(as_json: bool) -> None:
+    """Print the specification that this cimctl speaks.
+
+    \b
+    Example:
+      cimctl proto spec
+    """
+    from firmware_protocol import spec as specification
+
+    loaded = specification.load()
+    values = {"digest": loaded.digest.hex(), "version": loaded.version, "spec": loaded.raw}
+    show(as_json, "cimctl.proto.spec/1", values, specification.SPEC_PATH.read_text().rstrip())
+
+
+@proto.command()
+@_CAPTURE
+@json_option
+def dump(file: Path, as_json: bool) -> None:
+    """Print a capture decoded, one frame a line.
+
+    \b
+    Example:
+      cimctl train lenet --board emu --epochs 1 --capture session.cap
+      cimctl proto dump session.cap
+    """
+    from boards import capture
+    from cimctl.trace import describe
+
+    header = capture.read_header(file)
+    rows = (describe(record) for record in capture.read(file))
+    if as_json:
+        values = {"schema": "cimctl.proto.dump/1", "header": header, "frames": list(rows)}
+        click.echo(json.dumps(values))
+        return
+    click.echo(f"# board {header.get('board')}, specification {header.get('spec')}")
+    for row in rows:
+        fields = " ".join(f"{name}={value}" for name, value in row["fields"].items())
+        click.echo(
+            f"{row['seconds']:12.6f} {row['direction']} {row['sequence']:>7} "
+            f"{row['name']:<20} {fields}"
+        )
+
+
+@proto.command()
+@_CAPTURE
+@board_options()
+@seed_option
+@json_option
+def replay(file: Path, as_json: bool, seed: int, **values: Any) -> None:
+    """Play a captured session to a board and compare the answers.
+
+    A fresh emulated chip of the same profile and seed gives the same answers, bit for bit; a chip
+    that has lived since then does not.
+
+    \b
+    Example:
+      cimctl proto replay session.cap --board emu --seed 0
+    """
+    from boards.errors import DeviceError
+    from cimctl.connect import open_link
+    from cimctl.trace import play
+
+    result = play(file, open_link(chosen_board(values, seed)))
+    said = {"requests": result.requests, "same": result.same, "different": result.different}
+    if result.different:
+        raise DeviceError(
+            f"{result.different} of {result.requests} answers differ; the first is number "
+            f"{result.first_difference}",
+            next="Replay to a fresh chip of the same profile and seed",
+        )
+    show(as_json, "cimctl.proto.replay/1", said, f"{result.same} answers, all the same")

@@ -1,0 +1,263 @@
+"""cimctl train."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cimctl.cli.options import board_options, chosen_board, json_option, show
+
+if TYPE_CHECKING:
+    from cimctl.training.config import RunConfig
+    from cimctl.training.trainer import Trainer
+
+#: options that a resumed run takes from its checkpoint, unless they are given and agree
+_FIXED = ("dataset", "algorithm", "epochs", "batches_per_epoch", "batch_size", "seed", "initial")
+
+
+@click.command()
+@click.argument("model", required=False)
+@board_options(required=False)
+@click.option("--dataset", default="digits", help="digits, mnist or fashion-mnist.")
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder with the data set's files.  [the user's cache]",
+)
+@click.option(
+    "--algorithm", default="mixed-precision", help="mixed-precision, or fp32 for the baseline."
+)
+@click.option("--epochs", type=click.IntRange(1), help="Epochs.  [12 for digits, 13 for others]")
+@click.option("--batch-size", type=click.IntRange(1), help="Images a batch.  [64]")
+@click.option(
+    "--batches-per-epoch", type=click.IntRange(1), help="Batches.  [100 for digits, 400 for others]"
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, help="Seed of the training and an emulated chip."
+)
+@click.option(
+    "--init",
+    "initial",
+    type=click.Choice(["read", "program"]),
+    default="read",
+    help="Start from the chip as it is found, or from programmed weights.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the run.  [runs/TIME-MODEL-BOARD]",
+)
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    help="Go on with the run in this folder, from its checkpoint.",
+)
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A setting; repeatable.")
+@json_option
+@click.pass_context
+def train(
+    ctx: click.Context,
+    /,
+    model: str | None,
+    as_json: bool,
+    out: Path | None,
+    resume: Path | None,
+    **values: Any,
+) -> None:
+    """Train MODEL on a board.
+
+    MODEL is lenet, or path/to/file.py:factory for your own. The first Ctrl-C finishes the batch,
+    writes the checkpoint and leaves the board safe; a second one stops at once.
+
+    \b
+    Examples:
+      cimctl train lenet --board emu
+      cimctl train lenet --board emu --dataset mnist --data-dir ~/mnist --set lr=0.002
+      cimctl train lenet --board brram-soc --port /dev/ttyUSB0
+      cimctl train --resume runs/20260101-120000-lenet-emu
+    """
+    from boards import catalogue
+
+    state, config = _planned(ctx, model, resume, values)
+    values["board"] = config.board
+    profile = catalogue.load(config.board)
+    folder = out or _resumed_folder(resume) or _new_folder(config, profile.name)
+    summary = _train(config, state, values, folder)
+    text = (
+        f"test accuracy {100 * summary['test_accuracy']:.2f} % on {summary['test_images']} images, "
+        f"{summary['writes_per_weight']:.2f} writes a weight, {summary['wall_seconds']:.1f} s\n"
+        f"written to {folder}"
+    )
+    schema = summary.pop("schema")
+    show(as_json, schema, {**summary, "folder": str(folder)}, text)
+
+
+def _planned(
+    ctx: click.Context, model: str | None, resume: Path | None, values: dict[str, Any]
+) -> tuple[dict[str, Any] | None, RunConfig]:
+    """The run to do: a new one from the options, or that of a checkpoint.
+
+    Raises:
+        UsageError: an option contradicts the checkpoint that is resumed.
+    """
+    from boards.errors import UsageError
+    from cimctl.algorithms import settings
+    from cimctl.training import checkpoint
+    from cimctl.training.config import RunConfig
+
+    if resume is None:
+        if model is None:
+            raise click.UsageError("Missing argument 'MODEL'.", ctx)
+        if values["board"] is None:
+            raise click.UsageError("Missing option '--board'.", ctx)
+        return None, _new_config(model, values)
+    state = checkpoint.load(resume)
+    config = RunConfig.from_plain(state["config"])
+    given = {"model": model} | {
+        name: values[name]
+        for name in _FIXED
+        if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    }
+    if values["pairs"]:
+        given["settings"] = settings.parse(values["pairs"])
+    for name, value in given.items():
+        if value is not None and value != getattr(config, name):
+            raise UsageError(
+                f"The run in '{resume}' has {name} {getattr(config, name)}, not {value}",
+                left="Nothing was trained",
+                next="Leave the option out to go on with the run, or start a new one",
+            )
+    return state, replace(config, board=values["board"] or config.board)
+
+
+def _new_config(model: str, values: dict[str, Any]) -> RunConfig:
+    from boards.errors import UsageError
+    from cimctl import datasets
+    from cimctl.algorithms import ALGORITHMS, settings
+    from cimctl.training.config import SCHEDULES, RunConfig
+
+    for kind, name, known in (
+        ("data set", values["dataset"], datasets.DATASETS),
+        ("algorithm", values["algorithm"], tuple(ALGORITHMS)),
+    ):
+        if name not in known:
+            raise UsageError(
+                f"There is no {kind} '{name}'",
+                left="Nothing was trained",
+                next=f"Known: {', '.join(known)}",
+            )
+    epochs, batches, size = SCHEDULES[values["dataset"]]
+    return RunConfig(
+        model=model,
+        board=values["board"],
+        dataset=values["dataset"],
+        algorithm=values["algorithm"],
+        epochs=values["epochs"] or epochs,
+        batches_per_epoch=values["batches_per_epoch"] or batches,
+        batch_size=values["batch_size"] or size,
+        seed=values["seed"],
+        initial=values["initial"],
+        settings=settings.parse(values["pairs"]),
+    )
+
+
+def _resumed_folder(resume: Path | None) -> Path | None:
+    if resume is None:
+        return None
+    return resume if resume.is_dir() else resume.parent
+
+
+def _new_folder(config: RunConfig, board: str) -> Path:
+    model = Path(config.model.partition(":")[0]).stem
+    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{model}-{board}"
+
+
+def _train(
+    config: RunConfig, state: dict[str, Any] | None, values: dict[str, Any], folder: Path
+) -> dict[str, Any]:
+    from boards.errors import UsageError
+    from cimctl import datasets, files, models
+    from cimctl.algorithms import ALGORITHMS
+    from cimctl.connect import connect
+    from cimctl.training import checkpoint, report
+    from cimctl.training.trainer import Trainer
+
+    if state is None and (folder / checkpoint.NAME).exists():
+        raise UsageError(
+            f"'{folder}' holds a run already",
+            left="It was not touched",
+            next=f"Name another folder with --out, or go on with --resume {folder}",
+        )
+    models.build(config.model)
+    data = datasets.load(config.dataset, values["data_dir"])
+    board = None
+    if ALGORITHMS[config.algorithm].ANALOG:
+        board = connect(chosen_board(values, config.seed))
+    with board or nullcontext():
+        files.make_folder(folder)
+        trainer = Trainer(config, data, board, folder, notify=_say, resume=state)
+        with _progress_bar(trainer) as on_batch, _stopping(trainer):
+            summary = trainer.run(on_batch)
+    report.write(folder, summary)
+    return summary
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)
+
+
+@contextmanager
+def _progress_bar(trainer: Trainer) -> Iterator[Callable[[float, float], None]]:
+    """A bar on standard error, with loss and writes a weight."""
+    from tqdm import tqdm
+
+    config = trainer.config
+    with tqdm(
+        total=config.batches,
+        initial=trainer.progress.batch,
+        desc=f"{config.model} on {config.board}" if trainer.board else f"{config.model} in fp32",
+        unit="batch",
+        file=sys.stderr,
+        dynamic_ncols=True,
+        mininterval=0.2,
+    ) as bar:
+
+        def on_batch(loss: float, writes: float) -> None:
+            bar.set_postfix_str(f"loss {loss:.3f}, {writes:.2f} writes/weight", refresh=False)
+            bar.update()
+
+        yield on_batch
+
+
+@contextmanager
+def _stopping(trainer: Trainer) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM asks the trainer to stop after its batch, a second one stops."""
+    from cimctl.training.trainer import Interrupted
+
+    def on_signal(*_: object) -> None:
+        if trainer.stop:
+            raise KeyboardInterrupt
+        trainer.stop = True
+        _say("\nStopping after this batch; once more stops at once.")
+
+    stops = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, on_signal) for number in stops}
+    try:
+        yield
+    except Interrupted:
+        _say(
+            f"Stopped after batch {trainer.progress.batch} of {trainer.config.batches}. "
+            f"Go on with: cimctl train --resume {trainer.folder}"
+        )
+        raise KeyboardInterrupt from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,50 @@
+"""Testing a trained run on a board."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from boards.board import Board
+from cimctl import convert
+from cimctl.datasets import Dataset
+from cimctl.models import build
+from cimctl.training.config import RunConfig
+from cimctl.training.trainer import accuracy, load_layers
+from firmware_protocol.constants import Capability
+
+
+def evaluate(state: dict[str, Any], data: Dataset, board: Board | None) -> tuple[float, str]:
+    """Tests the run of a checkpoint.
+
+    Args:
+        state: the checkpoint.
+        data: the run's data set.
+        board: an open board; None for a run in plain FP32.
+
+    Returns:
+        Test accuracy, 0 to 1, and how the chip came by its weights: ``restored``, ``as found``,
+        ``programmed``, or ``none``.
+    """
+    config = RunConfig.from_plain(state["config"])
+    model = build(config.model)
+    if board is not None:
+        model = convert.convert(model, board, config.settings)
+    model.load_state_dict(state["model"])
+    chip = "none"
+    if board is not None:
+        load_layers(model, state["layers"])
+        board.power_up()
+        chip = _weights_to(board, model, state["board"])
+    return accuracy(model, data), chip
+
+
+def _weights_to(board: Board, model: Any, saved: dict[str, Any]) -> str:
+    same = board.hello.board_id == saved["board_id"]
+    if same and saved["snapshot"] is not None and Capability.SNAPSHOT in board.capabilities:
+        board.restore(saved["snapshot"])
+        return "restored"
+    if same and board.status().operations == saved["operations"]:
+        return "as found"
+    for layer in convert.analog_layers(model):
+        convert.put_weights(layer, board.profile.programming.cycles_characterising)
+    return "programmed"

@@ -1,0 +1,143 @@
+"""An emulated board on a TCP port or a pseudo-terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import select
+import socket
+import termios
+import threading
+import time
+import tty
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from boards.errors import LinkError, PortBusyError, UsageError
+from sim_backend.firmware import Firmware
+
+_CHUNK = 1 << 18
+_POLL_SECONDS = 0.2
+#: an answer that nobody takes is dropped after this long, as a firmware would
+_STALLED_SECONDS = 10.0
+
+
+class Server(Protocol):
+    """Serves a firmware until closed."""
+
+    #: what ``--port`` takes
+    address: str
+
+    def serve(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def open_server(listen: str, firmware: Firmware) -> Server:
+    """Opens ``pty`` or ``tcp://host:port``.
+
+    Raises:
+        UsageError: the address makes no sense.
+        LinkError: it cannot be listened on.
+    """
+    if listen == "pty":
+        return PtyServer(firmware)
+    try:
+        parts = urlsplit(listen)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not listen.startswith("tcp://") or not host or port is None:
+        raise UsageError(
+            f"'{listen}' cannot be listened on", next="Write tcp://127.0.0.1:0, or pty"
+        )
+    return TcpServer(host, port, firmware)
+
+
+class TcpServer:
+    """One thread a connection; the firmware serves them one request at a time."""
+
+    def __init__(self, host: str, port: int, firmware: Firmware) -> None:
+        self._firmware = firmware
+        self._turn = threading.Lock()
+        self._closing = False
+        try:
+            self._listener = socket.create_server((host, port))
+        except OSError as error:
+            kind = PortBusyError if "in use" in str(error) else LinkError
+            raise kind(
+                f"tcp://{host}:{port} cannot be listened on: {error.strerror or error}",
+                next="Take another port; 0 takes any free one",
+            ) from None
+        self._listener.settimeout(_POLL_SECONDS)
+        self.address = f"tcp://{host}:{self._listener.getsockname()[1]}"
+
+    def serve(self) -> None:
+        while not self._closing:
+            try:
+                connection, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
+
+    def _talk(self, connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        decoder = self._firmware.decoder()
+        with connection, contextlib.suppress(OSError):
+            while data := connection.recv(_CHUNK):
+                with self._turn:
+                    answers = self._firmware.receive(data, decoder)
+                connection.sendall(answers)
+
+    def close(self) -> None:
+        self._closing = True
+        self._listener.close()
+
+
+class PtyServer:
+    """The far end of a pseudo-terminal that any serial program can open."""
+
+    def __init__(self, firmware: Firmware) -> None:
+        self._firmware = firmware
+        self._decoder = firmware.decoder()
+        self._closing = False
+        # The near end stays open here too: otherwise reading fails while no program has it open.
+        self._master, self._slave = pty.openpty()
+        tty.setraw(self._slave)
+        os.set_blocking(self._master, False)
+        self.address = os.ttyname(self._slave)
+
+    def serve(self) -> None:
+        while not self._closing:
+            ready, _, _ = select.select([self._master], [], [], _POLL_SECONDS)
+            if not ready:
+                continue
+            try:
+                data = os.read(self._master, _CHUNK)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return
+            self._send(self._firmware.receive(data, self._decoder))
+
+    def _send(self, answers: bytes) -> None:
+        view = memoryview(answers)
+        limit = time.monotonic() + _STALLED_SECONDS
+        while view and not self._closing:
+            _, ready, _ = select.select([], [self._master], [], _POLL_SECONDS)
+            if ready:
+                with contextlib.suppress(BlockingIOError):
+                    view = view[os.write(self._master, view) :]
+                    limit = time.monotonic() + _STALLED_SECONDS
+            elif time.monotonic() > limit:
+                termios.tcflush(self._master, termios.TCIOFLUSH)
+                return
+
+    def close(self) -> None:
+        self._closing = True
+        with contextlib.suppress(OSError):
+            os.close(self._slave)
+            os.close(self._master)
