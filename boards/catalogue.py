@@ -93,7 +93,17 @@ def _merged(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise ProfileError(f"{path}: key 'extends' is {base!r}: expected the name of a profile")
     if len(above) >= _MAX_DEPTH or path in above:
         raise ProfileError(f"{path}: key 'extends' goes in a circle or deeper than {_MAX_DEPTH}")
-    return _laid_over(_merged(_locate(base), (*above, path)), values)
+    if base.endswith((".yaml", ".yml")):
+        base = str(path.parent / base)
+    try:
+        below = _merged(_locate(base), (*above, path))
+    except UsageError as error:
+        if isinstance(error, ProfileError):
+            raise
+        raise ProfileError(f"{path}: key 'extends': {error.what}", next=error.next) from None
+    # A board is not the one that it extends: it says its own name.
+    below.pop("name", None)
+    return _laid_over(below, values)
 
 
 def _read(path: Path) -> dict[str, Any]:

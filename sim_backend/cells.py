@@ -6,6 +6,7 @@ what a killed process had written to them is in the file, as it would be in non-
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 import zlib
@@ -92,6 +93,12 @@ def opened(path: Path, profile: Profile, seed: int) -> Cells:
         ) from None
 
 
+def snapshot_room(cells: Cells) -> int:
+    """Bytes that no snapshot of this chip exceeds, however badly it compresses."""
+    size = sum(array.nbytes for array in cells.arrays())
+    return size + size // 100 + 1024
+
+
 def snapshot(cells: Cells) -> bytes:
     """All arrays in one compressed, checked blob."""
     body = b"".join(array.tobytes() for array in cells.arrays())
@@ -104,14 +111,16 @@ def restore(cells: Cells, blob: bytes) -> None:
     Raises:
         SnapshotError: nothing was changed.
     """
+    size = sum(array.nbytes for array in cells.arrays())
     try:
-        body = zlib.decompress(blob[4:])
+        # One byte more than there is room for tells a larger chip, however large it claims to be.
+        body = zlib.decompressobj().decompress(blob[4:], size + 1)
     except zlib.error as error:
         raise SnapshotError(str(error)) from None
+    if len(body) != size:
+        raise SnapshotError("geometry")
     if zlib.crc32(body) != int.from_bytes(blob[:4], "little"):
         raise SnapshotError("checksum")
-    if len(body) != sum(array.nbytes for array in cells.arrays()):
-        raise SnapshotError("geometry")
     boots = cells.count("boots")
     at = 0
     for array in cells.arrays():
@@ -160,11 +169,12 @@ def _create(path: Path, profile: Profile, seed: int, identity: dict[str, Any]) -
 def _check_identity(path: Path, identity: dict[str, Any]) -> None:
     with path.open("rb") as file:
         head = file.read(_HEAD_ROOM)
-    found: dict[str, Any] = {}
+    found: Any = None
     if len(head) == _HEAD_ROOM and head.startswith(_MAGIC):
         size = _HEAD.unpack_from(head)[1]
-        found = json.loads(head[_HEAD.size : _HEAD.size + size])
-    if not found:
+        with contextlib.suppress(ValueError):
+            found = json.loads(head[_HEAD.size : _HEAD.size + size])
+    if not isinstance(found, dict):
         raise UsageError(
             f"'{path}' is no state file of an emulated chip",
             left="It was not touched",

@@ -17,7 +17,7 @@ import torch
 from boards import costs
 from boards.profile import Profile
 from firmware_protocol import constants as c
-from firmware_protocol.geometry import output_size
+from firmware_protocol.geometry import answer_bits, output_size
 from firmware_protocol.messages import Region
 from sim_backend import bulk_rram, cells, noise
 from sim_backend.converters import Codes, Converter, Positions, convert_planes
@@ -78,9 +78,9 @@ class Chip:
         g = self.cells.conductances[region.tile][index].astype(np.float64)
         top = 2**self.profile.chip.adc_bits - 1
         total = np.zeros(index.size, dtype=np.int64)
-        start = int(self.cells.positions[region.tile]) << 8
+        start = (int(self.cells.positions[region.tile]) << 8) % (1 << 64)
         for sample in range(samples):
-            place = np.full(1, start + sample, dtype=np.uint64)
+            place = np.full(1, (start + sample) % (1 << 64), dtype=np.uint64)
             z = noise.normal(self._read_keys[region.tile], place, index.astype(np.uint64))
             reading = np.rint((g + z * self.cell.reading_error) * top / 65535)
             total += np.clip(reading, 0, top).astype(np.int64)
@@ -181,14 +181,15 @@ class Chip:
             codes: (batch, inputs) integers, or (batch, channels, height, width) with a window.
 
         Returns:
-            Codes of (batch, outputs) or (batch, outputs, out height, out width), int16; and how
-            many conversions saturated.
+            Codes of (batch, outputs) or (batch, outputs, out height, out width), int16 or wider;
+            and how many conversions saturated.
         """
         inputs = torch.from_numpy(codes.astype(np.float32))
         blocks = self._grid(product)
         out_sizes = [self._outputs(product, r) for r in blocks[0]]
         batch, places, shape = self._out_shape(product, inputs)
-        out = np.zeros((batch, sum(out_sizes), places), dtype=np.int16)
+        wide = answer_bits(self.profile.chip.adc_bits, len(blocks)) > 16
+        out = np.zeros((batch, sum(out_sizes), places), dtype=np.int32 if wide else np.int16)
         order = self._conversion_order(product)
         saturated, first_input = 0, 0
         for i, row in enumerate(blocks):
@@ -287,7 +288,7 @@ class Chip:
             line = region.row
         else:
             line = region.column // 2 if product.differential else region.column
-        first = int(self.cells.positions[region.tile]) + place
+        first = (int(self.cells.positions[region.tile]) + place) % (1 << 64)
         return Positions(self._convert_keys[region.tile], first, stride, line)
 
     @staticmethod
@@ -307,11 +308,16 @@ class Chip:
 
     def _count_product(self, product: Product, vectors: int, saturated: int, outputs: int) -> None:
         conversions = self.profile.chip.pair_conversions if product.differential else 1
-        strips: dict[int, set[tuple[int, int]]] = {}
-        for region in product.regions:
-            self.cells.positions[region.tile] += np.uint64(vectors)
-            strips.setdefault(region.tile, set()).add((region.row, region.rows))
-        loads = [len(rows) for rows in strips.values()]
+        # One array operation serves all regions of a tile that take the same inputs at the same
+        # lines; blocks of different inputs follow each other, also side by side in the columns.
+        applied: dict[int, set[tuple[int, int, int]]] = {}
+        for i, row in enumerate(self._grid(product)):
+            for region in row:
+                self.cells.positions[region.tile] += np.uint64(vectors)
+                first = region.column if product.transposed else region.row
+                size = region.columns if product.transposed else region.rows
+                applied.setdefault(region.tile, set()).add((i, first, size))
+        loads = [len(operations) for operations in applied.values()]
         blocks = len(self._grid(product))
         add = self.cells.add
         add("vectors", vectors)

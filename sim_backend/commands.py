@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,19 @@ import numpy.typing as npt
 from boards import costs
 from firmware_protocol import messages as m
 from firmware_protocol.codec import Message
-from firmware_protocol.constants import MIN_PAYLOAD, Capability, Detail, Status
+from firmware_protocol.constants import MAX_REGIONS, Capability, Detail, Status
 from firmware_protocol.geometry import answer_bits, output_size, unrolled_size
 from firmware_protocol.packing import pack_codes, packed_size, unpack_codes
 from sim_backend import bulk_rram, noise
-from sim_backend.cells import SnapshotError, snapshot
+from sim_backend.cells import SnapshotError, snapshot, snapshot_room
 from sim_backend.chip import Chip
 from sim_backend.feed import Product, Slot
 
 TRANSPOSED, DIFFERENTIAL, SIGNED = 1, 2, 4
 _VMM_ANSWER_HEAD = 5
 _NO_WINDOW = m.Window()
+#: inputs that one request may unroll to; larger batches come in several requests
+_UNROLLED_LIMIT = 1 << 28
 _STATUS_COUNTERS = (
     "vectors", "steps", "tile_operations", "conversions", "saturations", "reads", "writes",
     "set_pulses", "reset_pulses",
@@ -75,6 +78,7 @@ class Commands:
             self._chip.cells.add("operations", 1)
         return answer
 
+    @cached_property
     def description(self) -> m.Description:
         """What the board says of itself."""
         chip, limits = self._profile.chip, self._profile.limits
@@ -131,7 +135,7 @@ class Commands:
         )
 
     def _configure(self, r: m.ConfigureRequest) -> m.ConfigureResponse:
-        description = self.description()
+        description = self.description
         if r.slot >= description.slots:
             raise Refused(Status.BAD_REQUEST, Detail.SLOT, r.slot, description.slots)
         if r.read_voltage > description.read_voltage_limit:
@@ -190,7 +194,7 @@ class Commands:
         self._slot(r.slot)
         targets = np.asarray(r.targets, dtype=np.uint16)
         cells = self._cells(r.region, r.indices, targets.size)
-        description = self.description()
+        description = self.description
         if not 1 <= r.cycles <= description.cycles_limit:
             raise Refused(Status.BAD_REQUEST, Detail.CYCLES, 0, description.cycles_limit)
         outside = (targets < description.target_low) | (targets > description.target_high)
@@ -305,7 +309,8 @@ class Commands:
             raise Refused(Status.BAD_REQUEST, Detail.INPUT_BITS, 0, limit)
         if not r.count:
             raise Refused(Status.BAD_REQUEST, Detail.COUNT)
-        if not r.row_blocks or not r.regions or len(r.regions) % r.row_blocks:
+        grid = r.row_blocks and r.regions and len(r.regions) % r.row_blocks == 0
+        if not grid or len(r.regions) > MAX_REGIONS:
             raise Refused(Status.BAD_REQUEST, Detail.GROUPING)
         if len(r.regions) > 1 and (r.row_blocks > 1 or r.flags & TRANSPOSED):
             self._need(Capability.ROW_BLOCK_SUMS, Detail.ROW_BLOCKS)
@@ -341,27 +346,33 @@ class Commands:
         height, width = output_size(w)
         if not positive or height < 1 or width < 1 or unrolled_size(w) != inputs:
             raise Refused(Status.BAD_REQUEST, Detail.WINDOW)
+        if r.count * height * width * inputs > _UNROLLED_LIMIT:
+            raise Refused(Status.BAD_REQUEST, Detail.WINDOW, 0, _UNROLLED_LIMIT)
         return (r.count, w.channels, w.height, w.width), height * width
 
     # ------------------------------------------------------------------ snapshots
 
     def _take_snapshot(self, r: m.SnapshotRequest) -> m.SnapshotResponse:
         self._need(Capability.SNAPSHOT, Detail.SNAPSHOT)
+        room = self._profile.link.max_payload - 4
+        if r.length > room:
+            raise Refused(Status.BAD_REQUEST, Detail.ANSWER_SIZE, 0, room)
         if r.offset == 0:
             self._snapshot = snapshot(self._chip.cells)
-        room = max(self._profile.link.max_payload, MIN_PAYLOAD) - 4
-        if r.offset > len(self._snapshot) or r.length > room:
-            raise Refused(Status.BAD_REQUEST, Detail.OFFSET, 0, min(room, len(self._snapshot)))
+        if r.offset > len(self._snapshot):
+            raise Refused(Status.BAD_REQUEST, Detail.OFFSET, 0, len(self._snapshot))
         part = self._snapshot[r.offset : r.offset + r.length]
         return m.SnapshotResponse(len(self._snapshot), part)
 
     def _restore(self, r: m.RestoreRequest) -> m.RestoreResponse:
         self._need(Capability.SNAPSHOT, Detail.SNAPSHOT)
-        if r.offset == 0:
-            self._restoring = bytearray()
-        if r.offset != len(self._restoring) or r.offset + len(r.data) > r.total:
-            raise Refused(Status.BAD_REQUEST, Detail.OFFSET, 0, len(self._restoring))
-        self._restoring += r.data
+        so_far = self._restoring if r.offset else bytearray()
+        room = snapshot_room(self._chip.cells)
+        if r.total > room:
+            raise Refused(Status.BAD_REQUEST, Detail.SNAPSHOT, 0, room)
+        if r.offset != len(so_far) or r.offset + len(r.data) > r.total:
+            raise Refused(Status.BAD_REQUEST, Detail.OFFSET, 0, len(so_far))
+        self._restoring = so_far + bytes(r.data)
         if len(self._restoring) < r.total:
             return m.RestoreResponse(complete=0)
         blob, self._restoring = bytes(self._restoring), bytearray()

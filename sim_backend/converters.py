@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sim_backend.noise import UNIT, hash_at, normal, quantile_table
 
 Sums = npt.NDArray[np.float32]
-Codes = npt.NDArray[np.int16]
+Codes = npt.NDArray[np.int16] | npt.NDArray[np.int32]
 
 
 class Converter(NamedTuple):
@@ -91,6 +91,7 @@ def _convert(  # type: ignore[no-untyped-def]  # numba infers
     saturated = 0
     sigma = np.zeros(places, dtype=np.float64)
     hashed = np.zeros(places, dtype=np.uint64)
+    deviate = np.zeros(places, dtype=np.float64)
     for b in range(batch):
         if noisy:
             for p in range(places):
@@ -108,17 +109,19 @@ def _convert(  # type: ignore[no-untyped-def]  # numba infers
                     hashed[p] = hash_at(key, place, quad)
             for k in range(count):
                 shift = np.uint64(16 * (lane + k))
-                # All below is exact in double precision: sums stay under 2^33, gains have 16 bits.
+                # A loop of its own for the gather, so that the arithmetic below vectorises; that is
+                # exact in double precision: sums stay under 2^33, gains have 16 bits.
+                if noisy:
+                    for p in range(places):
+                        deviate[p] = table[np.int32((hashed[p] >> shift) & np.uint64(0xFFFF))]
                 for p in range(places):
                     total = np.float64(sums[b, j + k, p]) * 256.0 + np.float64(
                         sums[b, outputs + j + k, p]
                     )
-                    if noisy:
-                        z = table[(hashed[p] >> shift) & np.uint64(0xFFFF)]
-                        total += np.rint(z * sigma[p])
+                    total += np.rint(deviate[p] * sigma[p])
                     code = np.rint(total * gain)
                     clipped = min(high, max(low, code))
-                    saturated += code != clipped
+                    saturated += int(code != clipped)
                     out[b, j + k, p] += np.int16(clipped)
             j += count
     return saturated

@@ -9,7 +9,9 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that torch users know
 
+from firmware_protocol.geometry import output_size
 from firmware_protocol.messages import Region, Window
+from sim_backend.power import window_power
 
 Tensor = torch.Tensor
 
@@ -61,9 +63,8 @@ class Feed:
             return
         area = window.kernel_height * window.kernel_width
         self._whole_channels = first % area == 0 and size % area == 0
-        padded = F.pad(
-            inputs, (window.pad_left, window.pad_right, window.pad_top, window.pad_bottom)
-        )
+        pads = (window.pad_left, window.pad_right, window.pad_top, window.pad_bottom)
+        padded = F.pad(inputs, pads) if any(pads) else inputs
         if self._whole_channels:
             self._image = padded[:, first // area : (first + size) // area]
         else:
@@ -91,13 +92,7 @@ class Feed:
             return self._vectors.square().sum(1, keepdim=True).numpy()
         if not self._whole_channels:
             return self._unrolled.square().sum(1).numpy()
-        w = self._window
-        squares = self._image.square().sum(1, keepdim=True)
-        ones = torch.ones(1, 1, w.kernel_height, w.kernel_width)
-        result = F.conv2d(
-            squares, ones, stride=(w.stride_y, w.stride_x), dilation=(w.dilation_y, w.dilation_x)
-        )
-        return result.flatten(1).numpy()
+        return window_power(self._image.numpy(), self._window, *output_size(self._window))
 
     def no_power(self, places: int) -> npt.NDArray[np.float32]:
         return np.zeros((self._batch, places), dtype=np.float32)

@@ -106,7 +106,7 @@ class Firmware:
             boot_id=self.chip.boot_id,
             model=self._profile.name,
             firmware="cimctl emulator",
-            description=self._commands.description().encode(),
+            description=self._commands.description.encode(),
         )
         return self._frame(frame, answer.parts(), Status.OK if same else Status.SPEC_MISMATCH)
 

@@ -26,15 +26,15 @@ _MIX_2 = np.uint64(c.MIX_2)
 
 
 @cache
-def quantile_table() -> npt.NDArray[np.int16]:
-    """Quantiles of the normal distribution at (i + 0.5) / 65536, in units of 2^-12, int16.
+def quantile_table() -> npt.NDArray[np.int32]:
+    """Quantiles of the normal distribution at (i + 0.5) / 65536, in units of 2^-12.
 
     The half table is mirrored, so that the mean is exactly zero.
     """
     size = 1 << c.NOISE_TABLE_BITS
     places = (torch.arange(size // 2, dtype=torch.float64) + 0.5) / size
-    lower = torch.round(torch.special.ndtri(places) / UNIT).to(torch.int16).numpy()
-    table: npt.NDArray[np.int16] = np.concatenate([lower, -lower[::-1]])
+    lower = torch.round(torch.special.ndtri(places) / UNIT).to(torch.int32).numpy()
+    table: npt.NDArray[np.int32] = np.concatenate([lower, -lower[::-1]])
     table.setflags(write=False)
     return table
 

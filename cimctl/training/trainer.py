@@ -118,9 +118,9 @@ class Trainer:
             self.save()
         while self.progress.batch < self.config.batches:
             epoch, batch = divmod(self.progress.batch, per_epoch)
-            order = self._order(epoch)
+            order = self.order(epoch)
             for number in range(batch, per_epoch):
-                loss = self._batch(order[number])
+                loss = self.batch(order[number])
                 on_batch(loss, self.algorithm.writes_per_weight)
                 if self.stop:
                     self.save()
@@ -131,7 +131,7 @@ class Trainer:
         files.write_json(self.folder / "summary.json", summary)
         return summary
 
-    def _order(self, epoch: int) -> np.ndarray[Any, Any]:
+    def order(self, epoch: int) -> np.ndarray[Any, Any]:
         """(batches, batch size) image numbers: drawn afresh each epoch, no image twice a pass."""
         generator = np.random.default_rng([self.config.seed, epoch])
         wanted = self.config.batches_per_epoch * self.config.batch_size
@@ -139,7 +139,8 @@ class Trainer:
         passes = [generator.permutation(images) for _ in range(-(-wanted // images))]
         return np.concatenate(passes)[:wanted].reshape(-1, self.config.batch_size)
 
-    def _batch(self, chosen: np.ndarray[Any, Any]) -> float:
+    def batch(self, chosen: np.ndarray[Any, Any]) -> float:
+        """Trains on the chosen images; returns the loss."""
         start = time.perf_counter()
         inputs = as_inputs(self.data.train_images[chosen])
         labels = torch.from_numpy(self.data.train_labels[chosen])

@@ -166,6 +166,15 @@ def test_products_of_vectors_are_plain_integer_arithmetic(
     assert saturated == expected_saturated == chip.cells.count("saturations")
 
 
+def test_sums_of_many_blocks_are_held_without_loss() -> None:
+    """Transposed, the blocks of a sum are column blocks, of which a request may name thousands."""
+    chip = chip_of(QUIET)
+    chip.cells.conductances[...] = 65535
+    product = Product(SLOT, (Region(0, 0, 4, 0, 64),) * 300, 1, True, False, None)
+    answer, _ = chip.multiply(product, np.full((1, 300 * 64), 255))
+    assert answer.tolist() == [[127 * 300] * 4]
+
+
 @st.composite
 def windows(draw: st.DrawFn) -> Window:
     window = Window(
@@ -493,6 +502,14 @@ def test_blocks_on_one_tile_are_steps_in_sequence() -> None:
     chip.multiply(Product(SLOT, regions, 3, False, True, None), np.ones((10, 96), dtype=int))
     assert chip.cells.count("steps") == 20
     assert chip.cells.count("tile_operations") == 30
+
+
+def test_row_blocks_side_by_side_in_the_columns_of_a_tile_are_operations_of_their_own() -> None:
+    """They take different inputs over the same rows: one operation cannot serve both."""
+    chip = Chip(EMU)
+    regions = (Region(0, 0, 50, 0, 24), Region(0, 0, 50, 24, 24))
+    chip.multiply(Product(SLOT, regions, 2, False, True, None), np.ones((64, 100), dtype=int))
+    assert chip.cells.count("steps") == chip.cells.count("tile_operations") == 128
 
 
 def test_columns_side_by_side_over_the_same_rows_are_one_operation() -> None:

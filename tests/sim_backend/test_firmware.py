@@ -19,8 +19,9 @@ from firmware_protocol.codec import Message
 from firmware_protocol.constants import SPEC_HASH, VERSION, Capability, Detail, Opcode, Status
 from firmware_protocol.frames import Decoder, Frame, encode
 from firmware_protocol.packing import pack_codes, unpack_codes
-from sim_backend.cells import COUNTERS
+from sim_backend.cells import COUNTERS, snapshot
 from sim_backend.chip import Chip
+from sim_backend.feed import Product
 from sim_backend.firmware import Firmware
 
 EMU = catalogue.load("emu")
@@ -443,7 +444,7 @@ REFUSED = [
     (m.ConfigureRequest(0, 100, 0, 32768, 20), Status.BAD_REQUEST, Detail.GAIN),
     (m.RestoreRequest(5, 10, b"12345"), Status.BAD_REQUEST, Detail.OFFSET),
     (m.RestoreRequest(0, 3, b"12345"), Status.BAD_REQUEST, Detail.OFFSET),
-    (m.SnapshotRequest(0, 2**24), Status.BAD_REQUEST, Detail.OFFSET),
+    (m.SnapshotRequest(0, 2**24), Status.BAD_REQUEST, Detail.ANSWER_SIZE),
 ]  # fmt: skip
 
 
@@ -545,8 +546,6 @@ def test_vmm_over_the_wire_is_the_chips_product() -> None:
     packed = pack_codes(codes, 3)
     answer: m.VmmResponse = host.answer(vmm(packed, input_bits=3, flags=DIFFERENTIAL | 4))
     twin = opened(seed=3)
-    from sim_backend.feed import Product
-
     product = Product(twin.chip.slots[0], (WHOLE,), 1, False, True, None)
     expected, saturated = twin.chip.multiply(product, codes)
     found = unpack_codes(answer.codes, 64, answer.bits, signed=True)
@@ -690,3 +689,22 @@ def test_parts_of_a_restore_change_nothing_before_the_last() -> None:
     host.answer(m.RestoreRequest(0, len(blob), blob[:half]))
     assert host.answer(m.RestoreRequest(half, len(blob), blob[half:])).complete == 1
     assert host.cells() != before
+
+
+def test_any_sound_snapshot_leaves_a_board_that_answers() -> None:
+    host = opened()
+    other = Chip(EMU)
+    other.cells.positions[:] = 2**63
+    blob = snapshot(other.cells)
+    host.answer(m.RestoreRequest(0, len(blob), blob))
+    host.ask(read())
+
+
+def test_a_refused_snapshot_leaves_the_one_that_is_being_fetched() -> None:
+    host = opened()
+    whole = snapshot_of(host)
+    first: m.SnapshotResponse = host.answer(m.SnapshotRequest(0, 1000))
+    host.answer(pulse())
+    host.refusal(m.SnapshotRequest(0, 2**24))
+    rest: m.SnapshotResponse = host.answer(m.SnapshotRequest(1000, 100_000))
+    assert bytes(first.data) + bytes(rest.data) == whole
