@@ -1,6 +1,6 @@
 """The driver: sessions, sequence numbers, a window of requests in flight, retries.
 
-One thread reads the link and matches answers to requests by session and sequence number; the thread
+A thread reads the link (but for a device in this process, which answers at once) and matches answers to requests by session and sequence number; the thread
 that waits for an answer does the resending.  An answer that nobody waits for any more is dropped
 and counted, so that a late one is never taken for the answer to another request.
 """
@@ -26,7 +26,7 @@ from boards.errors import (
     SpecMismatchError,
     UnsupportedError,
 )
-from boards.links import Link
+from boards.links import InProcessLink, Link
 from firmware_protocol import frames
 from firmware_protocol import messages as m
 from firmware_protocol.codec import Message, PayloadError
@@ -113,8 +113,13 @@ class Driver:
         self._failure: CimError | None = None
         self._closing = False
         self._last_resend = 0.0
-        self._reader = threading.Thread(target=self._read, name="cim-link-reader", daemon=True)
-        self._reader.start()
+        self._decoder = frames.Decoder()
+        self._reader: threading.Thread | None = None
+        if isinstance(link, InProcessLink):
+            link.deliver_to(self._arrived)
+        else:
+            self._reader = threading.Thread(target=self._read, name="cim-link-reader", daemon=True)
+            self._reader.start()
 
     # ------------------------------------------------------------------ sessions
 
@@ -215,7 +220,7 @@ class Driver:
         """Ends the reader thread and the link; may be called twice."""
         self._closing = True
         self._link.close()
-        if self._reader is not threading.current_thread():
+        if self._reader is not None and self._reader is not threading.current_thread():
             self._reader.join(timeout=5)
         if self._recorder is not None:
             self._recorder.close()
@@ -332,24 +337,23 @@ class Driver:
             self._fail(error)
 
     def _read(self) -> None:
-        decoder = frames.Decoder()
         while not self._closing:
             try:
                 data = self._link.read(_POLL_SECONDS)
-                if data and self._recorder is not None:
-                    self._recorder.record(capture.FROM_BOARD, data)
+                if data:
+                    self._arrived(data)
             except CimError as error:
                 if not self._closing:
                     self._fail(error)
                 return
-            if data:
-                self._take(decoder, data)
 
-    def _take(self, decoder: frames.Decoder, data: bytes) -> None:
-        arrived = list(decoder.feed(data))
+    def _arrived(self, data: bytes) -> None:
+        if self._recorder is not None:
+            self._recorder.record(capture.FROM_BOARD, data)
+        arrived = list(self._decoder.feed(data))
         with self._changed:
             self.statistics.bytes_rx += len(data)
-            self.statistics.corrupt = decoder.corrupt
+            self.statistics.corrupt = self._decoder.corrupt
             for frame in arrived:
                 if isinstance(frame, frames.Frame) and frame.is_response:
                     self._match(frame)

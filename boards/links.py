@@ -11,6 +11,7 @@ import errno
 import queue
 import select
 import socket
+from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -47,7 +48,11 @@ class Device(Protocol):
 
 
 class InProcessLink:
-    """A device in this process; it works in the thread that writes."""
+    """A device in this process; it works, and answers, in the thread that writes.
+
+    A reader thread would only pass on what is there already, and the hand-over between threads
+    costs as much as a small command: ``deliver_to`` names who takes the answers instead.
+    """
 
     rate: float | None = None
 
@@ -55,11 +60,16 @@ class InProcessLink:
         self.name = name
         self._device = device
         self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._sink: Callable[[bytes], None] = self._answers.put
+
+    def deliver_to(self, sink: Callable[[bytes], None]) -> None:
+        """Hands answers to ``sink`` within ``write``; ``read`` then never has any."""
+        self._sink = sink
 
     def write(self, data: bytes) -> None:
         answers = self._device.receive(data)
         if answers:
-            self._answers.put(answers)
+            self._sink(answers)
 
     def read(self, timeout: float) -> bytes:
         try:
@@ -80,9 +90,10 @@ class TcpLink:
         self.name = f"tcp://{host}:{port}"
         try:
             self._socket = socket.create_connection((host, port), timeout=_CONNECT_SECONDS)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
+            # A name with an empty or too long label does not get as far as the resolver.
             raise NoBoardError(
-                f"Nothing answers at {self.name}: {error.strerror or error}",
+                f"Nothing answers at {self.name}: {getattr(error, 'strerror', None) or error}",
                 next="Start the board or 'cimctl emu serve', and check the address",
             ) from None
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

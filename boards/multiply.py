@@ -149,6 +149,7 @@ class Multiplier:
         else:
             image = (window.channels, window.height, window.width)
             fits = codes.shape[1:] == image and unrolled_size(window) == inputs
+            fits = fits and min(output_size(window)) > 0
         if not fits or not len(codes):
             raise UsageError(
                 f"Inputs of shape {codes.shape} do not fit a matrix with {inputs} inputs",

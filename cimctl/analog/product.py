@@ -50,9 +50,8 @@ class ChipProduct(torch.autograd.Function):
         ctx.geometry = geometry
         ctx.has_bias = bias is not None
         shape = (1, -1) + (1,) * (product.dim() - 2)
-        if bias is None:
-            return product * scale
-        return torch.addcmul(bias.reshape(shape), product, scale)
+        result = product * scale
+        return result if bias is None else result.add_(bias.reshape(shape))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
