@@ -1,8 +1,9 @@
 """The driver: sessions, sequence numbers, a window of requests in flight, retries.
 
-A thread reads the link (but for a device in this process, which answers at once) and matches answers to requests by session and sequence number; the thread
-that waits for an answer does the resending.  An answer that nobody waits for any more is dropped
-and counted, so that a late one is never taken for the answer to another request.
+A thread reads the link (but for a device in this process, which answers at once) and matches
+answers to requests by session and sequence number; the thread that waits for an answer does the
+resending.  An answer that nobody waits for any more is dropped and counted, so that a late one is
+never taken for the answer to another request.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ _HELLO_SECONDS = 1.0
 _OPEN = 1
 #: a burst of RETRY answers causes one resend, not one each
 _RESEND_PAUSE = 0.02
+#: a request is never sent more often, whatever the board answers
+_SENDS_LIMIT = 100
 
 
 @dataclass
@@ -65,13 +68,14 @@ class LinkStatistics:
 class Pending:
     """A request in flight."""
 
-    __slots__ = ("answer", "attempts", "early", "frame", "message", "sequence")
+    __slots__ = ("answer", "early", "frame", "message", "sends", "sequence", "silences")
 
     def __init__(self, message: Message, sequence: int, frame: bytes) -> None:
         self.message = message
         self.sequence = sequence
         self.frame = frame
-        self.attempts = 1
+        self.sends = 1
+        self.silences = 0
         self.early = False
         self.answer: frames.Frame | None = None
 
@@ -180,9 +184,11 @@ class Driver:
         while True:
             with self._changed:
                 self._raise_failure()
-                if len(self._in_flight) < self._window:
+                # Counted from the oldest unanswered one, also where later ones have been answered:
+                # the board keeps no more answers than a window for those that got lost.
+                oldest = next(iter(self._in_flight.values()), None)
+                if oldest is None or self._sequence + 1 - oldest.sequence < self._window:
                     break
-                oldest = next(iter(self._in_flight.values()))
             self._wait(oldest)
         self._sequence += 1
         frame = frames.encode(message.OPCODE, self._session, self._sequence, message.parts())
@@ -241,20 +247,23 @@ class Driver:
                 if self._failure is not None:
                     raise self._lost(pending, self._failure)
                 early = self._early()
+            if self._hopeless():
+                raise self._lost(pending, self._silent())
             if early:
                 pause = self._last_resend + _RESEND_PAUSE - time.monotonic()
                 if pause > 0:
                     time.sleep(pause)
-            elif self._oldest_attempts() > self._retries:
-                raise self._lost(pending, self._silent())
-            self._resend(count=not early)
+            self._resend(silent=not early)
 
     def _early(self) -> bool:
         return any(p.early for p in self._in_flight.values())
 
-    def _oldest_attempts(self) -> int:
+    def _hopeless(self) -> bool:
         with self._changed:
-            return next((p.attempts for p in self._in_flight.values()), 0)
+            oldest = next(iter(self._in_flight.values()), None)
+            return oldest is not None and (
+                oldest.silences >= self._retries or oldest.sends > _SENDS_LIMIT
+            )
 
     def _patience(self) -> float:
         """Time limit for an answer: the line's own time for all that is in flight, and more."""
@@ -264,13 +273,14 @@ class Driver:
         answers = len(self._in_flight) * frames.wire_size(self.max_payload)
         return self._timeout + (size + answers) / self._link.rate
 
-    def _resend(self, *, count: bool) -> None:
+    def _resend(self, *, silent: bool) -> None:
         """Sends everything unanswered again, oldest first: the board executes in sequence."""
         with self._changed:
             again = list(self._in_flight.values())
             for p in again:
                 p.early = False
-                p.attempts += count
+                p.sends += 1
+                p.silences += silent
         self._last_resend = time.monotonic()
         for p in again:
             self.statistics.retries += 1
@@ -308,7 +318,7 @@ class Driver:
                 "or another program took it",
                 next="Check that no other program uses the board, and start again",
             )
-            return self._lost(pending, failure) if pending.attempts > 1 else failure
+            return self._lost(pending, failure) if pending.sends > 1 else failure
         reason = DETAIL_TEXT.get(cast("Detail", refusal.detail), f"detail {refusal.detail}")
         limit = f" (limit {refusal.limit})" if refusal.limit else ""
         what = f"The board refused {name}: {reason}{limit}, at index {refusal.index}"

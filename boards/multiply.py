@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ _ANSWER_HEAD = len(m.VmmResponse(8, 0, b"").encode())
 _NO_WINDOW = m.Window()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Matrix:
     """Where a matrix lies on a board.
 
@@ -44,13 +45,13 @@ class Matrix:
     differential: bool = True
     transposed: bool = False
 
-    @property
+    @cached_property
     def blocks(self) -> int:
         """How many conversions form one sum."""
         columns = len(self.regions) // self.row_blocks
         return columns if self.transposed else self.row_blocks
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int]:
         """(inputs, outputs)."""
         columns = len(self.regions) // self.row_blocks

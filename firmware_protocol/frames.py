@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from cobs import cobs
 
 from firmware_protocol.codec import Buffer
@@ -30,6 +31,9 @@ _HEADER = struct.Struct("<BBBBIII")
 _CRC_SIZE = 4
 OVERHEAD = _HEADER.size + _CRC_SIZE
 _DELIMITER = bytes([DELIMITER])
+_MASKED = bytes(value ^ PAYLOAD_XOR for value in range(256))
+#: payloads up to this size are masked by table, larger ones by array
+_SMALL = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +77,37 @@ def encode(
     crc_seed: int = CRC_SEED,
 ) -> bytes:
     """A frame as it goes on the wire, delimiter included; ``parts`` make the payload."""
-    sizes = [memoryview(part).nbytes for part in parts]
-    length = sum(sizes)
-    body = np.empty(length + OVERHEAD, dtype=np.uint8)
-    _HEADER.pack_into(body.data, 0, VERSION, flags, opcode, status, session, sequence, length)
-    at = _HEADER.size
-    for part, size in zip(parts, sizes, strict=True):
-        np.bitwise_xor(np.frombuffer(part, dtype=np.uint8), PAYLOAD_XOR, out=body[at : at + size])
-        at += size
     seed = 0 if opcode == Opcode.HELLO else crc_seed
+    head = (VERSION, flags, opcode, status, session, sequence)
+    length = sum(len(part) for part in parts)
+    stuffed: bytes = cobs.encode(
+        _small_body(head, b"".join(parts), seed)
+        if length <= _SMALL
+        else _large_body(head, parts, length, seed)
+    )
+    return stuffed + _DELIMITER
+
+
+def _small_body(head: tuple[int, ...], payload: bytes, seed: int) -> bytes:
+    """Header, masked payload and CRC; a table look-up costs less than setting up arrays."""
+    body = _HEADER.pack(*head, len(payload)) + payload.translate(_MASKED)
+    return body + zlib.crc32(body, seed).to_bytes(_CRC_SIZE, "little")
+
+
+def _large_body(
+    head: tuple[int, ...], parts: Sequence[Buffer], length: int, seed: int
+) -> npt.NDArray[np.uint8]:
+    """The same in one buffer, each part masked into its place."""
+    body = np.empty(length + OVERHEAD, dtype=np.uint8)
+    _HEADER.pack_into(body.data, 0, *head, length)
+    at = _HEADER.size
+    for part in parts:
+        end = at + len(part)
+        np.bitwise_xor(np.frombuffer(part, dtype=np.uint8), PAYLOAD_XOR, out=body[at:end])
+        at = end
     crc = zlib.crc32(body[:at].data, seed)
     body[at:] = np.frombuffer(crc.to_bytes(_CRC_SIZE, "little"), dtype=np.uint8)
-    stuffed: bytes = cobs.encode(body)
-    return stuffed + _DELIMITER
+    return body
 
 
 def decode(stuffed: Buffer, *, crc_seed: int = CRC_SEED) -> Frame | CorruptFrame:
@@ -105,8 +127,12 @@ def decode(stuffed: Buffer, *, crc_seed: int = CRC_SEED) -> Frame | CorruptFrame
         return CorruptFrame("checksum", len(stuffed))
     if version != VERSION and opcode != Opcode.HELLO:
         return CorruptFrame("version", len(stuffed))
-    masked = np.frombuffer(body, dtype=np.uint8, count=length, offset=_HEADER.size)
-    payload = np.bitwise_xor(masked, PAYLOAD_XOR).data
+    payload: Buffer
+    if length <= _SMALL:
+        payload = memoryview(body[_HEADER.size : -_CRC_SIZE].translate(_MASKED))
+    else:
+        masked = np.frombuffer(body, dtype=np.uint8, count=length, offset=_HEADER.size)
+        payload = np.bitwise_xor(masked, PAYLOAD_XOR).data
     return Frame(opcode, session, sequence, payload, flags, status)
 
 

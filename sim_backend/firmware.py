@@ -71,8 +71,8 @@ class Firmware:
         answer = self._executed(frame)
         self._expected += 1
         self._kept[frame.sequence] = answer
-        # Twice the window: an answer may be asked for again while a whole window is under way.
-        while len(self._kept) > 2 * self._profile.link.window:
+        # A host has at most a window of requests without an answer, so none older is asked for.
+        while len(self._kept) > self._profile.link.window:
             self._kept.popitem(last=False)
         return answer
 

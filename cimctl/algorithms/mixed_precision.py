@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +38,7 @@ class MixedPrecision(Algorithm):
         # One flat copy of all analog weights: a handful of tensor operations a batch, not a layer.
         self._sizes = [layer.weight.numel() for layer in self.layers]
         self._weights = torch.cat([layer.weight.detach().flatten() for layer in self.layers])
+        self._starts = [0, *np.cumsum(self._sizes[:-1]).tolist()]
         self._view_weights()
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.rand(self._weights.shape, generator=generator) * 2 - 1
@@ -62,14 +64,19 @@ class MixedPrecision(Algorithm):
             self.accumulated[due] = 0.0
 
     def _write(self, due: Tensor, values: Tensor) -> None:
-        first = 0
+        """Programs weights: ``due`` are ascending indices into the flat copy."""
         read_back = self.settings.weight_copy == "read-back"
-        for layer, size in zip(self.layers, self._sizes, strict=True):
-            mine = (due >= first) & (due < first + size)
-            if mine.any():
-                read = layer.program(due[mine] - first, values[mine], read_back=read_back)
-                self._weights[due[mine]] = values[mine] if read is None else read
-            first += size
+        cuts = np.searchsorted(due.numpy(), self._starts).tolist()
+        for layer, start, first, last in zip(
+            self.layers, self._starts, cuts, [*cuts[1:], len(due)], strict=True
+        ):
+            if first == last:
+                continue
+            mine = slice(first, last)
+            read = layer.program(due[mine] - start, values[mine], read_back=read_back)
+            if read is not None:
+                values[mine] = read
+        self._weights[due] = values
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "accumulated": self.accumulated}

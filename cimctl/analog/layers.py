@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from boards.board import Board, Programmed
 from boards.multiply import Matrix
 from cimctl.analog.placement import Demand
-from cimctl.analog.product import ChipProduct, Geometry
+from cimctl.analog.product import ChipProduct, Geometry, Steps
 from cimctl.analog.ranges import Ranges
 from firmware_protocol.messages import Region, Window
 
@@ -181,13 +181,13 @@ class AnalogLayer(nn.Module):
             window=self._window(codes),
             signed=self.ranges.signed,
         )
-        factor = step * self.rule.unit / self.ranges.configured
-        product = torch.from_numpy(products.codes).to(torch.float32).mul_(factor)
+        steps = Steps(step, step * self.rule.unit / self.ranges.configured)
+        answer = torch.from_numpy(products.codes).to(torch.float32)
         if self.training:
             conversions = products.codes.size * self._matrix.blocks
             self.ranges.see_products(products.saturated, conversions, self.rule.saturation)
         result: Tensor = ChipProduct.apply(  # type: ignore[no-untyped-call]
-            inputs, self.weight, self.scale, self.bias, product, codes.mul_(step), self._geometry
+            inputs, self.weight, self.scale, self.bias, answer, codes, steps, self._geometry
         )
         return result
 

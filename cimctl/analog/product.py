@@ -18,6 +18,14 @@ class Geometry:
     dilation: tuple[int, int] = (1, 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Input value of one input code step; product, in weight times input units, of one answer's."""
+
+    inputs: float
+    answer: float
+
+
 class ChipProduct(torch.autograd.Function):
     """Takes the chip's product as it is; differentiates ``scale * (x * W) + bias`` digitally.
 
@@ -32,8 +40,9 @@ class ChipProduct(torch.autograd.Function):
         weight: Tensor,
         scale: Tensor,
         bias: Tensor | None,
-        product: Tensor,
-        quantised: Tensor,
+        answer: Tensor,
+        codes: Tensor,
+        steps: Steps,
         geometry: Geometry | None,
     ) -> Tensor:
         """
@@ -42,34 +51,34 @@ class ChipProduct(torch.autograd.Function):
             weight: digital copy of the weights, in weight units.
             scale: () trainable factor of the layer.
             bias: (outputs,) digital bias.
-            product: (batch, outputs, ...) the chip's product, in weight units times input units.
-            quantised: (batch, ...) inputs as the chip saw them.
+            answer: (batch, outputs, ...) the chip's answer codes.
+            codes: (batch, ...) input codes, as the chip got them.
+            steps: what one code step of inputs and of answers stands for.
             geometry: of a convolution; None for a linear layer.
         """
-        ctx.save_for_backward(weight, scale, product, quantised)
-        ctx.geometry = geometry
-        ctx.has_bias = bias is not None
-        shape = (1, -1) + (1,) * (product.dim() - 2)
-        result = product * scale
-        return result if bias is None else result.add_(bias.reshape(shape))
+        ctx.save_for_backward(weight, scale, answer, codes)
+        ctx.steps, ctx.geometry, ctx.has_bias = steps, geometry, bias is not None
+        result = answer * (scale * steps.answer)
+        if bias is not None:
+            result.add_(bias.reshape((1, -1) + (1,) * (answer.dim() - 2)))
+        return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (outer,) = gradients
-        weight, scale, product, quantised = ctx.saved_tensors
-        d_scale = torch.dot(outer.reshape(-1), product.reshape(-1)) if scale.requires_grad else None
-        spatial = tuple(range(2, outer.dim()))
-        d_bias = outer.sum((0, *spatial)) if ctx.has_bias else None
-        scaled = outer * scale
+        weight, scale, answer, codes = ctx.saved_tensors
+        d_scale = torch.dot(outer.reshape(-1), answer.reshape(-1)) * ctx.steps.answer
+        d_bias = outer.sum((0, *range(2, outer.dim()))) if ctx.has_bias else None
         need_inputs = bool(ctx.needs_input_grad[0])
+        # The factors go to the small tensors, not to the large ones.
         if ctx.geometry is None:
-            d_weight = scaled.T @ quantised
-            d_inputs = scaled @ weight if need_inputs else None
+            d_weight = outer.T @ codes
+            d_inputs = outer @ (weight * scale) if need_inputs else None
         else:
             d_inputs, d_weight, _ = torch.ops.aten.convolution_backward(
-                scaled,
-                quantised,
-                weight,
+                outer,
+                codes,
+                weight * scale,
                 None,
                 ctx.geometry.stride,
                 ctx.geometry.padding,
@@ -79,4 +88,5 @@ class ChipProduct(torch.autograd.Function):
                 1,
                 (need_inputs, True, False),
             )
-        return d_inputs, d_weight, d_scale, d_bias, None, None, None
+        d_weight = d_weight * (scale * ctx.steps.inputs)
+        return d_inputs, d_weight, d_scale, d_bias, None, None, None, None

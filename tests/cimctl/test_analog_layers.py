@@ -90,7 +90,7 @@ def open_ranges(layer: AnalogLayer, inputs: torch.Tensor) -> None:
     """An ADC range that nothing saturates: a tenth beyond the largest block sum."""
     layer.ranges.see_inputs(float(inputs.min()), float(inputs.max()))
     step = layer.ranges.input_step(8)
-    largest = float(digital(layer, inputs.abs(), layer.weight.abs()).abs().max())
+    largest = float(digital(layer, inputs.abs(), layer.weight.abs()).detach().abs().max())
     largest /= abs(float(layer.scale)) * step * layer.rule.unit
     low, high = layer._board.gain_range
     layer.ranges.gain = min(max(127 / (1.1 * largest), low), high)
@@ -133,24 +133,25 @@ def test_gradients_are_torchs_own_on_the_quantised_inputs(board: Board, name: st
     torch.manual_seed(1)
     outer = torch.randn_like(outputs)
     outputs.backward(outer)
+    scale_gradient = float(layer.scale.grad)  # type: ignore[arg-type]
+    bias_gradient = None if layer.bias is None else layer.bias.grad.clone()
 
     step = layer.ranges.input_step(8)
-    quantised = ((inputs.detach() / step).round() * step).requires_grad_(True)
+    quantised = ((inputs.detach() * (1 / step)).round() * step).requires_grad_(True)
     weight = layer.weight.detach().clone().requires_grad_(True)
     digital(layer, quantised, weight).backward(outer)
     assert quantised.grad is not None and weight.grad is not None and inputs.grad is not None
-    assert layer.weight.grad is not None and layer.scale.grad is not None
+    assert layer.weight.grad is not None
     assert torch.allclose(inputs.grad, quantised.grad, rtol=1e-4, atol=1e-5)
     assert torch.allclose(layer.weight.grad, weight.grad, rtol=1e-4, atol=1e-4)
     # The scale's gradient knows the chip's product, not the digital one.
     bias = 0 if layer.bias is None else layer.bias.reshape((1, -1) + (1,) * (outer.dim() - 2))
     product = (outputs.detach() - bias) / layer.scale
     own = float((outer * product).sum())
-    assert float(layer.scale.grad) == pytest.approx(own, rel=1e-3, abs=1e-2)
-    if layer.bias is not None:
+    assert scale_gradient == pytest.approx(own, rel=1e-3, abs=1e-2)
+    if bias_gradient is not None:
         sums = outer.sum([d for d in range(outer.dim()) if d != 1])
-        assert layer.bias.grad is not None
-        assert torch.allclose(layer.bias.grad, sums, rtol=1e-4, atol=1e-4)
+        assert torch.allclose(bias_gradient, sums, rtol=1e-4, atol=1e-4)
 
 
 def test_the_first_layer_computes_no_gradient_of_its_inputs(board: Board) -> None:
@@ -165,11 +166,15 @@ def test_eval_mode_does_not_move_the_ranges(board: Board) -> None:
     layer, inputs = converted(board, "linear")
     layer.train()
     layer(inputs)
-    before = replace(layer.ranges)
     layer.eval()
-    for factor in (1.0, 30.0, -30.0, 0.01):
+    wanted = replace(layer.ranges)
+    layer(inputs)
+    # The gain in use may follow the wanted one once, as it would in the next training batch.
+    followed = replace(layer.ranges)
+    assert replace(followed, configured=wanted.configured) == wanted
+    for factor in (30.0, -30.0, 0.01):
         layer(inputs * factor)
-    assert layer.ranges == before
+    assert layer.ranges == followed
 
 
 def test_training_moves_the_ranges(board: Board) -> None:
@@ -197,24 +202,20 @@ def test_inputs_beyond_the_range_are_clipped_in_eval_mode(board: Board) -> None:
 @pytest.mark.xfail(
     strict=True, reason="a gain beyond the board's range is clamped on the board alone"
 )
-@pytest.mark.parametrize("mode", ["first batch", "long training"])
+@pytest.mark.parametrize("batches", [1, 50])
 def test_a_layer_of_small_sums_keeps_its_scale_at_the_end_of_the_adc_range(
-    board: Board, mode: str
+    board: Board, batches: int
 ) -> None:
-    layer = convert.analog_layers(
-        convert.convert(nn.Sequential(nn.Linear(4, 1, bias=False)), board)
-    )[0]
-    weight = 0.02 if mode == "first batch" else 0.2
-    convert.put_weights(layer, 5)
-    layer.weight.data.fill_(weight)
+    model = convert.convert(nn.Sequential(nn.Linear(1, 1, bias=False)), board)
+    (layer,) = convert.analog_layers(model)
+    layer.weight.data.fill_(0.02)
     convert.put_weights(layer, 5)
     exact = conductances(board, layer._matrix).double() * layer.rule.unit
     layer.weight.data = exact.float()
-    inputs = torch.rand(64, 4) + 1
+    inputs = torch.rand(64, 1) + 1
     layer.train()
-    for _ in range(1 if mode == "first batch" else 400):
+    for _ in range(batches):
         found = layer(inputs)
-    wanted = digital(layer, inputs, layer.weight)
-    # The widest code that the settable ADC has decides the resolution; no layer is off by half.
-    ratio = float(found.sum() / wanted.sum())
+    # At the largest settable gain the sum is about 25 codes: no layer may be off by a fifth.
+    ratio = float((found.sum() / digital(layer, inputs, layer.weight).sum()).detach())
     assert ratio == pytest.approx(1, abs=0.2)
