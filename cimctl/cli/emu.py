@@ -36,11 +36,15 @@ def serve(board: str, listen: str, seed: int, state: Path | None, as_json: bool)
     Example:
       cimctl emu serve --board brram-soc --listen pty --state chip.cells
     """
+    import torch
+
     from boards import catalogue
     from sim_backend.chip import Chip
     from sim_backend.firmware import Firmware
     from sim_backend.server import open_server
 
+    # Its sums are exact: more threads give the same bits, and rob the trainer beside it.
+    torch.set_num_threads(1)
     profile = catalogue.load(board)
     server = open_server(listen, Firmware(Chip(profile, seed, state)))
     values = {"board": profile.name, "port": server.address, "seed": seed}

@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from cimctl.cli.options import board_options, chosen_board, json_option, seed_option, show
+from cimctl.cli.options import (
+    board_options,
+    chosen_board,
+    json_option,
+    seed_option,
+    show,
+    threads_option,
+)
 
 
 @click.command("eval")
@@ -19,8 +26,11 @@ from cimctl.cli.options import board_options, chosen_board, json_option, seed_op
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder with the data set's files.  [the user's cache]",
 )
+@threads_option
 @json_option
-def eval_(run: Path, as_json: bool, seed: int, data_dir: Path | None, **values: Any) -> None:
+def eval_(
+    run: Path, as_json: bool, seed: int, threads: int, data_dir: Path | None, **values: Any
+) -> None:
     """Test the trained run in folder RUN on a board, the one it was trained on or another.
 
     An emulated chip with the run's seed gets its cells back; the chip that the run left is taken
@@ -32,6 +42,8 @@ def eval_(run: Path, as_json: bool, seed: int, data_dir: Path | None, **values: 
     """
     from contextlib import nullcontext
 
+    import torch
+
     from cimctl import datasets
     from cimctl.algorithms import ALGORITHMS
     from cimctl.connect import connect
@@ -39,6 +51,7 @@ def eval_(run: Path, as_json: bool, seed: int, data_dir: Path | None, **values: 
     from cimctl.training.config import RunConfig
     from cimctl.training.evaluation import evaluate
 
+    torch.set_num_threads(threads)
     state = checkpoint.load(run)
     config = RunConfig.from_plain(state["config"])
     data = datasets.load(config.dataset, data_dir)

@@ -58,6 +58,16 @@ def seed_option(command: F) -> F:
     )(command)
 
 
+def threads_option(command: F) -> F:
+    """--threads of torch; one by default, since floating-point sums depend on their number."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(1),
+        default=1,
+        help="Threads of the digital part. Another number gives other last bits.",
+    )(command)
+
+
 def chosen_board(values: dict[str, Any], seed: int = 0) -> BoardOptions:
     """The board options among a command's arguments."""
     return BoardOptions(

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cimctl.cli.options import board_options, chosen_board, json_option, show
+from cimctl.cli.options import (
+    board_options,
+    chosen_board,
+    json_option,
+    show,
+    threads_option,
+)
 
 if TYPE_CHECKING:
     from cimctl.training.config import RunConfig
@@ -61,6 +67,7 @@ _FIXED = ("dataset", "algorithm", "epochs", "batches_per_epoch", "batch_size", "
     help="Go on with the run in this folder, from its checkpoint.",
 )
 @click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A setting; repeatable.")
+@threads_option
 @json_option
 @click.pass_context
 def train(
@@ -90,6 +97,7 @@ def train(
     values["board"] = config.board
     profile = catalogue.load(config.board)
     folder = out or _resumed_folder(resume) or _new_folder(config, profile.name)
+    _say("Loading torch, images and board; the very first start compiles kernels ...")
     summary = _train(config, state, values, folder)
     text = (
         f"test accuracy {100 * summary['test_accuracy']:.2f} % on {summary['test_images']} images, "
@@ -183,6 +191,8 @@ def _new_folder(config: RunConfig, board: str) -> Path:
 def _train(
     config: RunConfig, state: dict[str, Any] | None, values: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
+    import torch
+
     from boards.errors import UsageError
     from cimctl import datasets, files, models
     from cimctl.algorithms import ALGORITHMS
@@ -196,6 +206,7 @@ def _train(
             left="It was not touched",
             next=f"Name another folder with --out, or go on with --resume {folder}",
         )
+    torch.set_num_threads(values["threads"])
     models.build(config.model)
     data = datasets.load(config.dataset, values["data_dir"])
     board = None
