@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import subprocess
 import sys
@@ -13,6 +12,11 @@ from pathlib import Path
 import pytest
 
 ServeEmulator = Callable[..., tuple[str, "subprocess.Popen[str]"]]
+
+
+def hear_interrupts() -> None:
+    """For a child process: Ctrl-C counts, also where the tests run in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +39,7 @@ def serve_emulator(command: list[str]) -> Iterator[ServeEmulator]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=hear_interrupts,
         )
         started.append(process)
         assert process.stdout is not None
@@ -42,11 +47,5 @@ def serve_emulator(command: list[str]) -> Iterator[ServeEmulator]:
 
     yield serve
     for process in started:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGINT)
-    for process in started:
-        try:
-            process.communicate(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+        process.kill()
+        process.communicate()

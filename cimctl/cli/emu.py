@@ -38,7 +38,7 @@ def serve(board: str, listen: str, seed: int, state: Path | None, as_json: bool)
     """
     import torch
 
-    from boards import catalogue
+    from boards import catalogue, locks
     from sim_backend.chip import Chip
     from sim_backend.firmware import Firmware
     from sim_backend.server import open_server
@@ -46,6 +46,8 @@ def serve(board: str, listen: str, seed: int, state: Path | None, as_json: bool)
     # Its sums are exact: more threads give the same bits, and rob the trainer beside it.
     torch.set_num_threads(1)
     profile = catalogue.load(board)
+    # Two emulators on one file would each write over the other's cells.
+    lock = locks.acquire(str(state.resolve())) if state else None
     server = open_server(listen, Firmware(Chip(profile, seed, state)))
     values = {"board": profile.name, "port": server.address, "seed": seed}
     show(as_json, "cimctl.emu.serve/1", values, server.address)
@@ -54,3 +56,5 @@ def serve(board: str, listen: str, seed: int, state: Path | None, as_json: bool)
         server.serve()
     finally:
         server.close()
+        if lock is not None:
+            lock.release()

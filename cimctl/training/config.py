@@ -11,7 +11,7 @@ from cimctl.algorithms.settings import Settings, from_values
 
 #: epochs, batches an epoch and batch size for each data set; MNIST's are the paper's
 SCHEDULES = {
-    "digits": (15, 50, 64),
+    "digits": (20, 50, 64),
     "mnist": (13, 400, 64),
     "fashion-mnist": (13, 400, 64),
 }

@@ -122,11 +122,14 @@ class Trainer:
             for number in range(batch, per_epoch):
                 loss = self.batch(order[number])
                 on_batch(loss, self.algorithm.writes_per_weight)
-                if self.stop:
-                    self.save()
-                    raise Interrupted
-            self._end_epoch(epoch)
+                if self.stop and number + 1 < per_epoch:
+                    break
+            else:
+                # A whole epoch is ended also when it is the last: a resume begins with the next.
+                self._end_epoch(epoch)
             self.save()
+            if self.stop:
+                raise Interrupted
         summary = self._summary()
         files.write_json(self.folder / "summary.json", summary)
         return summary

@@ -91,7 +91,7 @@ def open_ranges(layer: AnalogLayer, inputs: torch.Tensor) -> None:
     layer.ranges.see_inputs(float(inputs.min()), float(inputs.max()))
     step = layer.ranges.input_step(8)
     largest = float(digital(layer, inputs.abs(), layer.weight.abs()).detach().abs().max())
-    largest /= abs(float(layer.scale)) * step * layer.rule.unit
+    largest /= float(layer.scale.detach()) * step * layer.rule.unit
     low, high = layer._board.gain_range
     layer.ranges.gain = min(max(127 / (1.1 * largest), low), high)
 
