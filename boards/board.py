@@ -221,9 +221,11 @@ class Board:
         if safe:
             with contextlib.suppress(CimError):
                 self.safe()
-        self._driver.close()
-        if self._lock is not None:
-            self._lock.release()
+        try:
+            self._driver.close()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
 
     def __enter__(self) -> Self:
         return self

@@ -74,7 +74,10 @@ def read_header(path: Path) -> dict[str, Any]:
     """The JSON line of a capture: board and specification."""
     with _opened(path) as file:
         file.read(len(_MAGIC))
-        header: dict[str, Any] = json.loads(file.readline())
+        try:
+            header: dict[str, Any] = json.loads(file.readline())
+        except ValueError:
+            raise _truncated(path) from None
         return header
 
 
@@ -113,6 +116,6 @@ def _opened(path: Path) -> Any:
 
 def _truncated(path: Path) -> UsageError:
     return UsageError(
-        f"The capture '{path}' ends within a record",
+        f"The capture '{path}' is damaged or ends within a record",
         next="The session that wrote it was cut off; what stands before is usable",
     )

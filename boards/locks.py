@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
+import os
 import tempfile
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def lock_path(port: str) -> Path:
     resolved = str(Path(port).resolve()) if port.startswith("/") else port
     resolved = resolved.replace("socket://", "tcp://")
     name = hashlib.sha256(resolved.encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"cimctl-{getpass.getuser()}" / f"{name}.lock"
+    return Path(tempfile.gettempdir()) / f"cimctl-{os.getuid()}" / f"{name}.lock"
 
 
 def acquire(port: str) -> filelock.BaseFileLock:

@@ -203,6 +203,9 @@ class Multiplier:
             yield from request.vectors(unrolled(codes, window))
         elif request.images_fitting(window):
             yield from request.images(codes, window)
+        elif max(window.pad_top, window.pad_bottom) >= _reach(window)[0]:
+            # Some strips would hold padding only, and an image has at least one row.
+            yield from request.vectors(unrolled(codes, window))
         else:
             yield from request.strips(codes, window)
 
@@ -293,7 +296,7 @@ class _Request:
         return self.strip_fits(window, 1)
 
     def strip_fits(self, window: m.Window, rows: int) -> bool:
-        height = (rows - 1) * window.stride_y + window.dilation_y * (window.kernel_height - 1) + 1
+        height = (rows - 1) * window.stride_y + _reach(window)[0]
         inputs = window.channels * min(height, window.height) * window.width
         return self.fitting(inputs, self.matrix.shape[1] * rows * output_size(window)[1]) > 0
 
@@ -332,7 +335,7 @@ def strip(window: m.Window, first: int, last: int) -> tuple[int, int, int, int, 
     Returns:
         (first row, rows, first image row, image row behind the last, window of the strip).
     """
-    reach = window.dilation_y * (window.kernel_height - 1) + 1
+    reach = _reach(window)[0]
     start = first * window.stride_y - window.pad_top
     stop = (last - 1) * window.stride_y + reach - window.pad_top
     top = min(max(start, 0), window.height - 1)
@@ -364,7 +367,8 @@ class _Target:
         if self._single:
             count = int(np.prod(self._shape))
             flat = unpack_codes(answer.codes, count, answer.bits, signed=True)
-            self.codes = flat.reshape(self._shape)
+            # A copy only where the bytes of a small frame lie read-only.
+            self.codes = np.require(flat, requirements="W").reshape(self._shape)
             return
         place = self.codes[piece.first : piece.first + len(piece.codes)]
         if piece.rows:
@@ -373,12 +377,19 @@ class _Target:
         place[...] = flat.reshape(place.shape)
 
 
+def _reach(window: m.Window) -> tuple[int, int]:
+    """Rows and columns of an image that one place of the window spans."""
+    return (
+        window.dilation_y * (window.kernel_height - 1) + 1,
+        window.dilation_x * (window.kernel_width - 1) + 1,
+    )
+
+
 def unrolled(codes: Codes, window: m.Window) -> Codes:
     """(batch * places, inputs): the vectors that a window makes of images, in wire order."""
     w = window
     padded = np.pad(codes, ((0, 0), (0, 0), (w.pad_top, w.pad_bottom), (w.pad_left, w.pad_right)))
-    reach = (w.dilation_y * (w.kernel_height - 1) + 1, w.dilation_x * (w.kernel_width - 1) + 1)
-    views = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=(2, 3))
+    views = np.lib.stride_tricks.sliding_window_view(padded, _reach(w), axis=(2, 3))
     taken = views[:, :, :: w.stride_y, :: w.stride_x, :: w.dilation_y, :: w.dilation_x]
     ordered = taken.transpose(0, 2, 3, 1, 4, 5)
     return ordered.reshape(-1, unrolled_size(window))

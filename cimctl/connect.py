@@ -45,7 +45,11 @@ def connect(options: BoardOptions, profile: Profile | None = None) -> Board:
     lock = locks.acquire(options.port) if options.port else None
     try:
         link = _open(profile, options)
-        recorder = _recorder(profile, options)
+        try:
+            recorder = _recorder(profile, options)
+        except BaseException:
+            link.close()
+            raise
         return Board(
             profile,
             link,

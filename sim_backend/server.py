@@ -112,14 +112,15 @@ class PtyServer:
 
     def serve(self) -> None:
         while not self._closing:
-            ready, _, _ = select.select([self._master], [], [], _POLL_SECONDS)
-            if not ready:
-                continue
             try:
+                ready, _, _ = select.select([self._master], [], [], _POLL_SECONDS)
+                if not ready:
+                    continue
                 data = os.read(self._master, _CHUNK)
             except BlockingIOError:
                 continue
-            except OSError:
+            except (OSError, ValueError):
+                # Closed, perhaps by another thread.
                 return
             self._send(self._firmware.receive(data, self._decoder))
 

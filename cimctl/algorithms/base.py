@@ -98,10 +98,18 @@ def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimize
     if scales:
         own = [p for p in model.parameters() if id(p) in scales]
         groups.append({"params": own, "lr": settings.lr * settings.scale_lr, "weight_decay": 0.0})
-    arguments: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay}
     takes = inspect.signature(kind).parameters
-    if "fused" in takes:
-        arguments["fused"] = True
+    if inspect.signature(kind.step).parameters["closure"].default is inspect.Parameter.empty:
+        raise UsageError(
+            f"Optimizer {settings.optimizer} evaluates the loss several times a step, which a "
+            "training on a chip does not offer",
+            left="Nothing was trained",
+        )
+    own_arguments = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": True}
+    arguments: dict[str, Any] = {k: v for k, v in own_arguments.items() if k in takes}
+    if "weight_decay" not in takes:
+        for group in groups:
+            group.pop("weight_decay", None)
     arguments |= settings.optimizer_arguments
     try:
         optimizer: torch.optim.Optimizer = kind(groups, **arguments)

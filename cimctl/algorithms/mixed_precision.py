@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from boards.board import Board
+from boards.errors import UsageError
 from cimctl.algorithms.base import Algorithm
 from cimctl.algorithms.settings import Settings
 from firmware_protocol.constants import Opcode
@@ -34,6 +35,11 @@ class MixedPrecision(Algorithm):
         super().__init__(model, board, settings, seed)
         assert board is not None
         levels = settings.levels or board.profile.programming.levels
+        if levels < 2:
+            raise UsageError(
+                f"Setting 'levels' is {levels}: a step needs at least 2 levels",
+                left="Nothing was trained",
+            )
         self.threshold = settings.weight_range / (levels - 1)
         # One flat copy of all analog weights: a handful of tensor operations a batch, not a layer.
         self._sizes = [layer.weight.numel() for layer in self.layers]

@@ -159,8 +159,8 @@ class AnalogLayer(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         bits = self._board.description.input_bits
         if self.training or not self.ranges.largest:
-            low, high = torch.aminmax(inputs.detach())
-            self.ranges.see_inputs(float(low), float(high))
+            smallest, largest = torch.aminmax(inputs.detach())
+            self.ranges.see_inputs(float(smallest), float(largest))
         step = self.ranges.input_step(bits)
         top = (1 << (bits - self.ranges.signed)) - 1
         codes = (
@@ -168,6 +168,8 @@ class AnalogLayer(nn.Module):
         )
         if not self.ranges.gain:
             self._first_range(codes)
+        low, high = self._board.gain_range
+        self.ranges.gain = min(max(self.ranges.gain, low), high)
         if self.ranges.is_stale():
             self.ranges.configured = self.ranges.gain
         if self._told != self.ranges.configured:

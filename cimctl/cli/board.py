@@ -16,7 +16,7 @@ def board() -> None:
 
 @board.command("list")
 @json_option
-def list_(as_json: bool) -> None:
+def list_(json: bool) -> None:
     """List the profiles that --board takes.
 
     \b
@@ -38,14 +38,14 @@ def list_(as_json: bool) -> None:
         for p in profiles
     ]
     text = "\n".join(f"{p.name:<14} {p.summary}" for p in profiles)
-    show(as_json, "cimctl.board.list/1", {"boards": rows}, text)
+    show(json, "cimctl.board.list/1", {"boards": rows}, text)
 
 
 @board.command()
 @board_options()
 @seed_option
 @json_option
-def info(as_json: bool, seed: int, **values: Any) -> None:
+def info(json: bool, seed: int, **values: Any) -> None:
     """Say what a board says of itself: HELLO, state and counters.
 
     \b
@@ -72,14 +72,14 @@ def info(as_json: bool, seed: int, **values: Any) -> None:
     sections = {**identity, **description, **status}
     lines = [f"{key:<24} {_text(value)}" for key, value in sections.items()]
     values_out = {**identity, "description": description, "status": status}
-    show(as_json, "cimctl.board.info/1", values_out, "\n".join(lines))
+    show(json, "cimctl.board.info/1", values_out, "\n".join(lines))
 
 
 @board.command()
 @board_options()
 @seed_option
 @json_option
-def safe(as_json: bool, seed: int, **values: Any) -> None:
+def safe(json: bool, seed: int, **values: Any) -> None:
     """Take a board's analog supplies to ground, and read that back.
 
     \b
@@ -93,7 +93,7 @@ def safe(as_json: bool, seed: int, **values: Any) -> None:
         powered = bool(opened.status().powered)
         model = opened.hello.model
     show(
-        as_json,
+        json,
         "cimctl.board.safe/1",
         {"board": model, "powered": powered},
         f"{model}: the analog supplies are {'still on' if powered else 'off'}",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(dir_okay=False, path_type=Path)
-_INPUT = click.option("--input", "source", type=_FILE, required=True, help=".npy or CSV file.")
+_INPUT = click.option("--input", type=_FILE, required=True, help=".npy or CSV file.")
 _OUTPUT = click.option("--output", type=_FILE, help=".npy or CSV file.  [standard output]")
 #: ADC span of vmm where none is given, share of the largest settable one
 _DEFAULT_SLOT = 1
@@ -75,18 +75,23 @@ def _region(tile: Tile, row: int, column: int, rows: int | None, columns: int | 
 
 
 def _deliver(
-    as_json: bool, schema: str, values: dict[str, Any], name: str, matrix: Any, output: Path | None
+    json: bool, schema: str, values: dict[str, Any], name: str, matrix: Any, output: Path | None
 ) -> None:
     """Puts a matrix into a file, or with the other values on standard output."""
+    import numpy as np
+
     from cimctl.tables import csv_text, write_matrix
 
     if output is not None:
         write_matrix(output, matrix)
         values = {**values, "output": str(output)}
-        show(as_json, schema, values, f"{matrix.shape[0]} x {matrix.shape[1]} written to {output}")
+        show(json, schema, values, f"{matrix.shape[0]} x {matrix.shape[1]} written to {output}")
     else:
-        values = {**values, name: matrix.tolist()} if as_json else values
-        show(as_json, schema, values, csv_text(matrix))
+        # JSON knows no nan: cells that were left alone are null there.
+        plain = matrix.astype(object)
+        plain[np.isnan(matrix)] = None
+        values = {**values, name: plain.tolist()}
+        show(json, schema, values, csv_text(matrix))
 
 
 @click.command()
@@ -102,7 +107,7 @@ def read(
     columns: int | None,
     samples: int,
     output: Path | None,
-    as_json: bool,
+    json: bool,
     **values: Any,
 ) -> None:
     """Read the conductances of a tile, in microsiemens.
@@ -122,24 +127,24 @@ def read(
         "min_uS": float(conductances.min()),
         "max_uS": float(conductances.max()),
     }
-    _deliver(as_json, "cimctl.read/1", said, "conductances_uS", conductances, output)
+    _deliver(json, "cimctl.read/1", said, "conductances_uS", conductances, output)
 
 
 @click.command()
 @_tile_options
 @_INPUT
-@click.option("--tolerance", "tolerance", type=float, help="Accepted distance in uS.  [profile's]")
+@click.option("--tolerance", type=float, help="Accepted distance in uS.  [profile's]")
 @click.option("--cycles", type=click.IntRange(1), help="SET-RESET cycles.  [profile's]")
 @_OUTPUT
 def program(
     tile: int,
     row: int,
     column: int,
-    source: Path,
+    input: Path,
     tolerance: float | None,
     cycles: int | None,
     output: Path | None,
-    as_json: bool,
+    json: bool,
     **values: Any,
 ) -> None:
     """Write-verify cells to conductances in microsiemens, nan leaves a cell alone.
@@ -156,7 +161,7 @@ def program(
     from boards.errors import UsageError
     from cimctl.tables import read_matrix
 
-    targets = read_matrix(source)
+    targets = read_matrix(input)
     if tolerance is not None and tolerance <= 0:
         raise UsageError(f"A tolerance of {tolerance} uS cannot be met", next="Give a positive one")
     with _tile(values, tile) as (board, opened):
@@ -164,7 +169,7 @@ def program(
         programming = board.profile.programming
         chosen = np.argwhere(~np.isnan(targets))
         wanted = targets[chosen[:, 0], chosen[:, 1]]
-        _check_targets(board, wanted, source)
+        _check_targets(board, wanted, input)
         done = opened.program(
             region.row + chosen[:, 0],
             region.column + chosen[:, 1],
@@ -187,19 +192,19 @@ def program(
         f"{done.unconverged} accepted outside the tolerance",
         err=True,
     )
-    _deliver(as_json, "cimctl.program/1", said, "conductances_uS", readings, output)
+    _deliver(json, "cimctl.program/1", said, "conductances_uS", readings, output)
 
 
-def _check_targets(board: Board, wanted: Any, source: Path) -> None:
+def _check_targets(board: Board, wanted: Any, input: Path) -> None:
     from boards.errors import UsageError
 
     low, high = (board.profile.microsiemens(g) for g in
                  (board.description.target_low, board.description.target_high))  # fmt: skip
     if not wanted.size:
-        raise UsageError(f"'{source}' names no cell", left="Nothing was programmed")
+        raise UsageError(f"'{input}' names no cell", left="Nothing was programmed")
     if wanted.min() < low or wanted.max() > high:
         raise UsageError(
-            f"'{source}' has targets from {wanted.min():g} to {wanted.max():g} uS, the board takes "
+            f"'{input}' has targets from {wanted.min():g} to {wanted.max():g} uS, the board takes "
             f"{low:.3g} to {high:.3g} uS",
             left="Nothing was programmed",
         )
@@ -215,11 +220,11 @@ def pulse(
     tile: int,
     row: int,
     column: int,
-    source: Path,
+    input: Path,
     set_mv: int,
     reset_mv: int,
     width_ns: int,
-    as_json: bool,
+    json: bool,
     **values: Any,
 ) -> None:
     """Give open-loop pulses to cells: the input counts them, SET positive, RESET negative.
@@ -233,12 +238,12 @@ def pulse(
     from boards.errors import UsageError
     from cimctl.tables import read_integers
 
-    counts = read_integers(source, -32767, 32767)
+    counts = read_integers(input, -32767, 32767)
     with _tile(values, tile) as (_, opened):
         region = _region(opened, row, column, *counts.shape)
         chosen = np.argwhere(counts != 0)
         if not len(chosen):
-            raise UsageError(f"'{source}' counts no pulse", left="Nothing was changed")
+            raise UsageError(f"'{input}' counts no pulse", left="Nothing was changed")
         sets, resets = opened.pulse(
             region.row + chosen[:, 0],
             region.column + chosen[:, 1],
@@ -249,7 +254,7 @@ def pulse(
         )
     said = {"tile": tile, "cells": len(chosen), "set_pulses": sets, "reset_pulses": resets}
     text = f"{len(chosen)} cells, {sets} SET and {resets} RESET pulses"
-    show(as_json, "cimctl.pulse/1", said, text)
+    show(json, "cimctl.pulse/1", said, text)
 
 
 @click.command()
@@ -258,7 +263,7 @@ def pulse(
 @_INPUT
 @click.option("--transpose", is_flag=True, help="Inputs at the columns, outputs at the rows.")
 @click.option("--single", is_flag=True, help="Every column by itself, not differential pairs.")
-@click.option("--span", "span_uA", type=float, help="ADC span in uA.  [the largest]")
+@click.option("--span", type=float, help="ADC span in uA.  [the largest]")
 @_OUTPUT
 def vmm(
     tile: int,
@@ -266,12 +271,12 @@ def vmm(
     column: int,
     rows: int | None,
     columns: int | None,
-    source: Path,
+    input: Path,
     transpose: bool,
     single: bool,
-    span_uA: float | None,  # noqa: N803 - the unit's own spelling
+    span: float | None,
     output: Path | None,
-    as_json: bool,
+    json: bool,
     **values: Any,
 ) -> None:
     """Multiply vectors of input codes by the conductances of a tile.
@@ -291,11 +296,11 @@ def vmm(
 
     with _tile(values, tile) as (board, opened):
         bits = board.description.input_bits
-        codes = read_integers(source, -(1 << (bits - 1)), (1 << bits) - 1)
+        codes = read_integers(input, -(1 << (bits - 1)), (1 << bits) - 1)
         signed = bool((codes < 0).any())
         if signed and codes.max() >= 1 << (bits - 1):
             raise UsageError(
-                f"'{source}' has negative codes and codes above {(1 << (bits - 1)) - 1}: "
+                f"'{input}' has negative codes and codes above {(1 << (bits - 1)) - 1}: "
                 f"signed codes have {bits} bits in all",
                 left="Nothing was sent",
             )
@@ -307,7 +312,7 @@ def vmm(
             )
         matrix = Matrix((region,), differential=not single, transposed=transpose)
         low, high = board.profile.chip.adc_span_uA
-        span = high if span_uA is None else span_uA
+        span = high if span is None else span
         if not low <= span <= high:
             raise UsageError(f"The ADC's span is {low:g} to {high:g} uA, not {span:g} uA")
         board.configure(_DEFAULT_SLOT, board.profile.gain(span))
@@ -320,4 +325,4 @@ def vmm(
         "lsb_uA": span / ((1 << board.description.adc_bits) - 1),
         "saturated": products.saturated,
     }
-    _deliver(as_json, "cimctl.vmm/1", said, "codes", products.codes, output)
+    _deliver(json, "cimctl.vmm/1", said, "codes", products.codes, output)

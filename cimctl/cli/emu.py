@@ -29,7 +29,7 @@ def emu() -> None:
     help="File that the cells live in; they survive even a kill.",
 )
 @json_option
-def serve(board: str, listen: str, seed: int, state: Path | None, as_json: bool) -> None:
+def serve(board: str, listen: str, seed: int, state: Path | None, json: bool) -> None:
     """Serve an emulated board until Ctrl-C; prints the address that --port takes.
 
     \b
@@ -50,7 +50,7 @@ def serve(board: str, listen: str, seed: int, state: Path | None, as_json: bool)
     lock = locks.acquire(str(state.resolve())) if state else None
     server = open_server(listen, Firmware(Chip(profile, seed, state)))
     values = {"board": profile.name, "port": server.address, "seed": seed}
-    show(as_json, "cimctl.emu.serve/1", values, server.address)
+    show(json, "cimctl.emu.serve/1", values, server.address)
     sys.stdout.flush()
     try:
         server.serve()

@@ -29,7 +29,7 @@ from cimctl.cli.options import (
 @threads_option
 @json_option
 def eval_(
-    run: Path, as_json: bool, seed: int, threads: int, data_dir: Path | None, **values: Any
+    run: Path, json: bool, seed: int, threads: int, data_dir: Path | None, **values: Any
 ) -> None:
     """Test the trained run in folder RUN on a board, the one it was trained on or another.
 
@@ -70,4 +70,4 @@ def eval_(
         "test_images": len(data.test_images),
     }
     text = f"test accuracy {100 * accuracy:.2f} % on {len(data.test_images)} images, chip {chip}"
-    show(as_json, "cimctl.eval/1", said, text)
+    show(json, "cimctl.eval/1", said, text)

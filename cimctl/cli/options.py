@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from json import dumps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,7 +48,7 @@ def board_options(required: bool = True) -> Callable[[F], F]:
 
 def json_option(command: F) -> F:
     """--json: the result as one JSON object."""
-    return click.option("--json", "as_json", is_flag=True, help="One JSON object.")(command)
+    return click.option("--json", is_flag=True, help="One JSON object.")(command)
 
 
 def seed_option(command: F) -> F:
@@ -80,6 +80,6 @@ def chosen_board(values: dict[str, Any], seed: int = 0) -> BoardOptions:
     )
 
 
-def show(as_json: bool, schema: str, values: dict[str, Any], text: str) -> None:
+def show(json: bool, schema: str, values: dict[str, Any], text: str) -> None:
     """Prints a result on standard output, as JSON or as text."""
-    click.echo(json.dumps({"schema": schema, **values}) if as_json else text)
+    click.echo(dumps({"schema": schema, **values}) if json else text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ def proto() -> None:
 
 @proto.command()
 @json_option
-def spec(as_json: bool) -> None:
+def spec(json: bool) -> None:
     """Print the specification that this cimctl speaks.
 
     \b
@@ -31,13 +31,13 @@ def spec(as_json: bool) -> None:
 
     loaded = specification.load()
     values = {"digest": loaded.digest.hex(), "version": loaded.version, "spec": loaded.raw}
-    show(as_json, "cimctl.proto.spec/1", values, specification.SPEC_PATH.read_text().rstrip())
+    show(json, "cimctl.proto.spec/1", values, specification.SPEC_PATH.read_text().rstrip())
 
 
 @proto.command()
 @_CAPTURE
 @json_option
-def dump(file: Path, as_json: bool) -> None:
+def dump(file: Path, json: bool) -> None:
     """Print a capture decoded, one frame a line.
 
     \b
@@ -50,9 +50,9 @@ def dump(file: Path, as_json: bool) -> None:
 
     header = capture.read_header(file)
     rows = (describe(record) for record in capture.read(file))
-    if as_json:
+    if json:
         values = {"schema": "cimctl.proto.dump/1", "header": header, "frames": list(rows)}
-        click.echo(json.dumps(values))
+        click.echo(dumps(values))
         return
     click.echo(f"# board {header.get('board')}, specification {header.get('spec')}")
     for row in rows:
@@ -68,7 +68,7 @@ def dump(file: Path, as_json: bool) -> None:
 @board_options()
 @seed_option
 @json_option
-def replay(file: Path, as_json: bool, seed: int, **values: Any) -> None:
+def replay(file: Path, json: bool, seed: int, **values: Any) -> None:
     """Play a captured session to a board and compare the answers.
 
     A fresh emulated chip of the same profile and seed gives the same answers, bit for bit; a chip
@@ -90,4 +90,4 @@ def replay(file: Path, as_json: bool, seed: int, **values: Any) -> None:
             f"{result.first_difference}",
             next="Replay to a fresh chip of the same profile and seed",
         )
-    show(as_json, "cimctl.proto.replay/1", said, f"{result.same} answers, all the same")
+    show(json, "cimctl.proto.replay/1", said, f"{result.same} answers, all the same")

@@ -86,7 +86,10 @@ def root() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Runs a command line and returns its exit code; prints one message for an error."""
-    as_json = "--json" in arguments
+    as_json = "--json" in arguments or any(
+        name.startswith("CIMCTL_") and name.endswith("_JSON") and value not in ("", "0")
+        for name, value in os.environ.items()
+    )
     try:
         outcome = root.main(args=list(arguments), prog_name="cimctl", standalone_mode=False)
     except click.exceptions.Abort:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from cimctl.training.trainer import Trainer
 
 #: options that a resumed run takes from its checkpoint, unless they are given and agree
-_FIXED = ("dataset", "algorithm", "epochs", "batches_per_epoch", "batch_size", "seed", "initial")
+_FIXED = ("dataset", "algorithm", "epochs", "batches_per_epoch", "batch_size", "seed", "init")
+
+_FIELDS = {"init": "initial"}
 
 
 @click.command()
@@ -51,7 +53,6 @@ _FIXED = ("dataset", "algorithm", "epochs", "batches_per_epoch", "batch_size", "
 )
 @click.option(
     "--init",
-    "initial",
     type=click.Choice(["read", "program"]),
     default="read",
     help="Start from the chip as it is found, or from programmed weights.",
@@ -66,7 +67,7 @@ _FIXED = ("dataset", "algorithm", "epochs", "batches_per_epoch", "batch_size", "
     type=click.Path(path_type=Path),
     help="Go on with the run in this folder, from its checkpoint.",
 )
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A setting; repeatable.")
+@click.option("--set", multiple=True, metavar="KEY=VALUE", help="A setting; repeatable.")
 @threads_option
 @json_option
 @click.pass_context
@@ -74,7 +75,7 @@ def train(
     ctx: click.Context,
     /,
     model: str | None,
-    as_json: bool,
+    json: bool,
     out: Path | None,
     resume: Path | None,
     **values: Any,
@@ -105,7 +106,7 @@ def train(
         f"written to {folder}"
     )
     schema = summary.pop("schema")
-    show(as_json, schema, {**summary, "folder": str(folder)}, text)
+    show(json, schema, {**summary, "folder": str(folder)}, text)
 
 
 def _planned(
@@ -130,12 +131,12 @@ def _planned(
     state = checkpoint.load(resume)
     config = RunConfig.from_plain(state["config"])
     given = {"model": model} | {
-        name: values[name]
+        _FIELDS.get(name, name): values[name]
         for name in _FIXED
         if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
     }
-    if values["pairs"]:
-        given["settings"] = settings.parse(values["pairs"])
+    if values["set"]:
+        given["settings"] = settings.parse(values["set"])
     for name, value in given.items():
         if value is not None and value != getattr(config, name):
             raise UsageError(
@@ -172,8 +173,8 @@ def _new_config(model: str, values: dict[str, Any]) -> RunConfig:
         batches_per_epoch=values["batches_per_epoch"] or batches,
         batch_size=values["batch_size"] or size,
         seed=values["seed"],
-        initial=values["initial"],
-        settings=settings.parse(values["pairs"]),
+        initial=values["init"],
+        settings=settings.parse(values["set"]),
     )
 
 
@@ -213,8 +214,8 @@ def _train(
     if ALGORITHMS[config.algorithm].ANALOG:
         board = connect(chosen_board(values, config.seed))
     with board or nullcontext():
-        files.make_folder(folder)
         trainer = Trainer(config, data, board, folder, notify=_say, resume=state)
+        files.make_folder(folder)
         with _progress_bar(trainer) as on_batch, _stopping(trainer):
             summary = trainer.run(on_batch)
     report.write(folder, summary)

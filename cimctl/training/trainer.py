@@ -18,6 +18,7 @@ from boards.board import Board
 from boards.errors import UsageError
 from cimctl import convert, files
 from cimctl.algorithms import ALGORITHMS
+from cimctl.algorithms.base import make_optimizer
 from cimctl.analog.layers import AnalogLayer
 from cimctl.datasets import Dataset
 from cimctl.models import build
@@ -92,6 +93,8 @@ class Trainer:
             model = convert.convert(model, self._analog, config.settings)
             self._analog.power_up()
         self.model = model
+        # Refuses wrong settings before a cell is programmed.
+        make_optimizer(model, config.settings)
         if resume is None:
             self._initialise()
         else:
@@ -99,6 +102,7 @@ class Trainer:
         self.algorithm = kind(model, self._analog, config.settings, config.seed)
         if resume is not None:
             self.algorithm.load_state_dict(resume["algorithm"])
+            self._trim_metrics()
         elif self._analog is not None:
             self.progress.chip_start = chip_counts(self._analog)
 
@@ -175,6 +179,14 @@ class Trainer:
         }
         self.progress.loss, self.progress.correct = 0.0, 0
         files.append_line(self.folder / "metrics.jsonl", json.dumps(line))
+
+    def _trim_metrics(self) -> None:
+        """Drops epochs that were written down and then lost with the checkpoint's successor."""
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            done = self.progress.batch // self.config.batches_per_epoch
+            lines = path.read_text().splitlines(keepends=True)[:done]
+            files.write_atomically(path, "".join(lines).encode())
 
     def accuracy(self, images: int | None = None) -> float:
         """Share of the first ``images`` test images, all by default, that are classified right."""

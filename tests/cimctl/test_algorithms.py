@@ -232,12 +232,7 @@ WITH_WEIGHT_DECAY = ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "NAdam", "RAd
     "name",
     [
         *WITH_WEIGHT_DECAY,
-        pytest.param(
-            "Rprop",
-            marks=pytest.mark.xfail(
-                strict=True, reason="weight_decay is passed to every optimizer"
-            ),
-        ),
+        "Rprop",
     ],
 )
 def test_any_optimizer_of_torch_moves_weights(bench: Any, name: str) -> None:
@@ -329,7 +324,6 @@ def test_a_wrong_setting_is_named(pair: str, message: str) -> None:
     assert message in caught.value.what
 
 
-@pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="levels=1 is not refused")
 def test_one_level_has_no_step_and_is_refused(bench: Any) -> None:
     with pytest.raises(UsageError, match="levels"):
         bench(levels=1)

@@ -193,7 +193,6 @@ def test_a_model_file_that_fails_names_itself_and_the_reason(
         ("nn.Flatten(), nn.Linear(784, 2)", ("--set", "optimizer=Nothing")),
     ],
 )
-@pytest.mark.xfail(strict=True, reason="the run's folder is made before the model is tried")
 def test_a_model_that_cannot_be_trained_leaves_no_folder(
     cimctl: Command, elsewhere: Path, layers: str, options: tuple[str, ...]
 ) -> None:
@@ -577,7 +576,6 @@ def test_every_result_in_json_has_a_schema(cimctl: Command, elsewhere: Path) -> 
     assert said["cimctl.pulse/1"]["set_pulses"] == said["cimctl.pulse/1"]["reset_pulses"] == 1
 
 
-@pytest.mark.xfail(strict=True, reason="cells that are left alone come out as NaN")
 def test_json_holds_no_number_that_json_does_not_know(cimctl: Command, elsewhere: Path) -> None:
     save(elsewhere / "targets.csv", "20,nan\n15,30\n")
     outcome = cimctl("program", "--board", "emu", "--tile", 0, "--input", "targets.csv", "--json")
@@ -640,7 +638,6 @@ def test_an_option_can_come_from_the_environment(
     assert_refused(cimctl(*TRAIN, "--out", "other"), USAGE, "--epochs", "'none'")
 
 
-@pytest.mark.xfail(strict=True, reason="the environment twins take the names of parameters")
 def test_the_environment_twin_is_spelled_like_the_option(
     cimctl: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
