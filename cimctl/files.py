@@ -10,9 +10,16 @@ from typing import Any
 
 from boards.errors import StorageError
 
+_ADVICE = "Free some space or name another folder with --out"
 
-def write_atomically(path: Path, data: bytes) -> None:
+
+def write_atomically(path: Path, data: bytes, *, advice: str = _ADVICE) -> None:
     """Writes a file under a temporary name, flushes it to the disk, and renames it.
+
+    Args:
+        path: the file.
+        data: its new content.
+        advice: what to do when it cannot be written.
 
     Raises:
         StorageError: no space or no permission; what was there before is still there.
@@ -27,13 +34,15 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(path)
         _flush_folder(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise StorageError(
             f"'{path}' cannot be written: {error.strerror or error}",
             left="The one before it is untouched" if existed else "No part of it was left behind",
-            next="Free some space or name another folder with --out",
+            next=advice,
         ) from None
+    finally:
+        # Renamed by now, unless it failed or was interrupted.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -53,7 +62,7 @@ def append_line(path: Path, text: str) -> None:
     except OSError as error:
         raise StorageError(
             f"'{path}' cannot be written: {error.strerror or error}",
-            next="Free some space or name another folder with --out",
+            next=_ADVICE,
         ) from None
 
 

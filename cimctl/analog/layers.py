@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from boards.board import Board, Programmed
+from boards.board import Board
 from boards.multiply import Matrix
 from cimctl.analog.placement import Demand
 from cimctl.analog.product import ChipProduct, Geometry, Steps
@@ -140,7 +140,7 @@ class AnalogLayer(nn.Module):
         for tile in np.unique(places[:, 0]):
             mine = np.flatnonzero(places[:, 0] == tile)
             rows, columns = places[mine, 1], places[mine, 2]
-            done: Programmed = self._board.tiles[int(tile)].program(
+            done = self._board.tiles[int(tile)].program(
                 np.repeat(rows, 2),
                 np.stack([columns, columns + 1], 1).reshape(-1),
                 np.stack([plus[mine], minus[mine]], 1).reshape(-1).astype(np.uint16),

@@ -12,7 +12,8 @@ import click
 from cimctl.cli.options import board_options, chosen_board, json_option, seed_option, show
 
 if TYPE_CHECKING:
-    from boards.board import Board, Tile
+    from boards.board import Board
+    from boards.tile import Tile
     from firmware_protocol.messages import Region
 
 F = TypeVar("F", bound=Callable[..., Any])

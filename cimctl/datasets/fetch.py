@@ -7,7 +7,6 @@ was put there, also after a crash in the middle.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,9 @@ from boards.errors import CimError, LinkError, StorageError, UsageError
 from cimctl.datasets import idx
 from cimctl.datasets.catalogue import FETCHABLE, SOURCES, FileSpec
 from cimctl.datasets.locate import cache_root, file_in
+from cimctl.files import write_atomically
 
+_STORAGE_ADVICE = "Make space, or name a folder that may be written with --data-dir"
 #: Seconds that a mirror may stay silent.
 TIMEOUT_S = 30.0
 
@@ -170,7 +171,7 @@ def _fetch_file(
         order.remove(mirror)
         order.insert(0, mirror)
         path = folder / spec.packed_name
-        _write(path, data)
+        write_atomically(path, data, advice=_STORAGE_ADVICE)
         return FetchedFile(path, len(data), mirror)
     raise _failed(folder, spec, failures)
 
@@ -245,28 +246,9 @@ def _make_folder(folder: Path) -> None:
         raise _no_storage(folder, error) from error
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Write under a temporary name in the same folder, and rename: all of it or nothing."""
-    # The process number keeps two fetches apart; both would bring the same content.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, path)
-        finally:
-            # After the rename nothing is there to remove; after a failure or an interrupt, half
-            # a file is.
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise _no_storage(path, error) from error
-
-
 def _no_storage(path: Path, error: OSError) -> StorageError:
     return StorageError(
         f"{path} cannot be written: {error.strerror or error}",
         left="files of the set that are right are kept",
-        next="make space, or name a folder that may be written with --data-dir",
+        next=_STORAGE_ADVICE,
     )

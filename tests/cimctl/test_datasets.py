@@ -602,7 +602,7 @@ def test_a_full_disk_is_a_storage_error_that_leaves_the_old_file_and_no_rest(
     old = tmp_path / "mnist" / NAMES[0]
     old.parent.mkdir()
     old.write_bytes(b"old")
-    monkeypatch.setattr("cimctl.datasets.fetch.os.fsync", full)
+    monkeypatch.setattr("cimctl.files.os.fsync", full)
     with pytest.raises(StorageError, match="No space left"):
         fetch("mnist", tmp_path, mirrors=[mirrors[0].url])
     assert list(old.parent.iterdir()) == [old] and old.read_bytes() == b"old"
@@ -615,7 +615,7 @@ def test_an_interrupted_write_leaves_no_rest(
     def interrupt(_: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cimctl.datasets.fetch.os.fsync", interrupt)
+    monkeypatch.setattr("cimctl.files.os.fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         fetch("mnist", tmp_path, mirrors=[mirrors[0].url])
     assert list((tmp_path / "mnist").iterdir()) == []

@@ -1,0 +1,149 @@
+"""``Tile``: one array of a board, read, programmed and pulsed cell by cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from boards.errors import UsageError
+from firmware_protocol import messages as m
+
+if TYPE_CHECKING:
+    from boards.board import Board
+
+#: configuration slot that reading and programming of single cells use
+CELL_SLOT = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Programmed:
+    """What programming took, and what the cells read afterwards (16-bit conductances)."""
+
+    set_pulses: int
+    reset_pulses: int
+    unconverged: int
+    readings: npt.NDArray[np.uint16]
+
+
+class Tile:
+    """One array of a board; rows and columns count from 0, conductances are 16-bit integers."""
+
+    def __init__(self, board: Board, index: int) -> None:
+        self.board = board
+        self.index = index
+        self.rows = board.description.rows
+        self.columns = board.description.columns
+
+    def whole(self) -> m.Region:
+        return m.Region(self.index, 0, self.rows, 0, self.columns)
+
+    def read(self, region: m.Region | None = None, samples: int = 1) -> npt.NDArray[np.uint16]:
+        """Reads a region, all of the tile by default.
+
+        Returns:
+            (rows, columns) measured conductances, each the mean of ``samples`` readings.
+        """
+        region = region or self.whole()
+        parts = _row_parts(region, self.board.room // 2)
+        readings = [
+            self.board.exchange_read(
+                m.ReadRequest(CELL_SLOT, samples, int(part is not parts[-1]), part)
+            )
+            for part in parts
+        ]
+        return np.concatenate(readings).reshape(region.rows, region.columns)
+
+    def program(
+        self,
+        rows: npt.NDArray[Any],
+        columns: npt.NDArray[Any],
+        targets: npt.NDArray[Any],
+        *,
+        cycles: int,
+        tolerance: int,
+        read_back: bool = False,
+    ) -> Programmed:
+        """Write-verifies single cells to targets.
+
+        Args:
+            rows, columns, targets: one entry a cell.
+            cycles: SET-RESET cycles at most.
+            tolerance: accepted distance from the target.
+            read_back: whether to read each cell afterwards.
+        """
+        answers = [
+            self.board.exchange_program(
+                m.ProgramRequest(
+                    CELL_SLOT, cycles, tolerance, int(read_back), region, index, values
+                )
+            )
+            for region, index, values in self._sparse(rows, columns, targets, head=20)
+        ]
+        readings = [np.asarray(a.conductances, dtype=np.uint16) for a in answers]
+        return Programmed(
+            sum(a.set_pulses for a in answers),
+            sum(a.reset_pulses for a in answers),
+            sum(a.unconverged for a in answers),
+            np.concatenate(readings) if readings else np.empty(0, dtype=np.uint16),
+        )
+
+    def pulse(
+        self,
+        rows: npt.NDArray[Any],
+        columns: npt.NDArray[Any],
+        counts: npt.NDArray[Any],
+        *,
+        set_mV: int,  # noqa: N803 - the unit's own spelling
+        reset_mV: int,  # noqa: N803
+        width_ns: int,
+    ) -> tuple[int, int]:
+        """Open-loop pulses: positive counts SET, negative ones RESET; returns how many of each."""
+        sets = resets = 0
+        for region, index, values in self._sparse(rows, columns, counts, head=24):
+            request = m.PulseRequest(set_mV, reset_mV, width_ns, region, index, values)
+            answer = self.board.exchange_pulse(request)
+            sets += answer.set_pulses
+            resets += answer.reset_pulses
+        return sets, resets
+
+    def _sparse(
+        self,
+        rows: npt.NDArray[Any],
+        columns: npt.NDArray[Any],
+        values: npt.NDArray[Any],
+        *,
+        head: int,
+    ) -> list[tuple[m.Region, npt.NDArray[np.uint16], npt.NDArray[Any]]]:
+        """Cuts a list of cells into frames: 4 bytes a cell, indices within the whole tile."""
+        outside = (rows < 0) | (rows >= self.rows) | (columns < 0) | (columns >= self.columns)
+        if np.any(outside):
+            at = int(np.argmax(outside))
+            raise UsageError(
+                f"Cell ({rows[at]}, {columns[at]}) is not on a {self.rows} x {self.columns} tile",
+                left="Nothing was changed",
+            )
+        index = (rows.astype(np.int64) * self.columns + columns).astype(np.uint16)
+        step = max(1, (self.board.room - head) // 4)
+        return [
+            (self.whole(), index[i : i + step], values[i : i + step])
+            for i in range(0, len(index), step)
+        ]
+
+
+def _row_parts(region: m.Region, room: int) -> list[m.Region]:
+    """Cuts a region into whole rows, or rows into pieces, of at most ``room`` cells."""
+    if region.columns > room:
+        return [
+            m.Region(region.tile, row, 1, region.column + at, min(room, region.columns - at))
+            for row in range(region.row, region.row + region.rows)
+            for at in range(0, region.columns, room)
+        ]
+    step = room // region.columns
+    end = region.row + region.rows
+    return [
+        m.Region(region.tile, row, min(step, end - row), region.column, region.columns)
+        for row in range(region.row, end, step)
+    ]
