@@ -252,6 +252,7 @@ def _progress_bar(trainer: Trainer) -> Iterator[Callable[[float, float], None]]:
 @contextmanager
 def _stopping(trainer: Trainer) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM asks the trainer to stop after its batch, a second one stops."""
+    from boards.errors import CimError
     from cimctl.training.trainer import Interrupted
 
     def on_signal(*_: object) -> None:
@@ -270,6 +271,13 @@ def _stopping(trainer: Trainer) -> Iterator[None]:
             f"Go on with: cimctl train --resume {trainer.folder}"
         )
         raise KeyboardInterrupt from None
+    except CimError:
+        if trainer.saved is not None:
+            _say(
+                f"The checkpoint holds the run up to batch {trainer.saved}. When this is mended, "
+                f"go on with: cimctl train --resume {trainer.folder}"
+            )
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

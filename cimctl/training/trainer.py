@@ -84,6 +84,8 @@ class Trainer:
         self._notify = notify
         self.progress = Progress()
         self.stop = False
+        #: batch that the checkpoint on the disk stands at; None before there is one
+        self.saved = None if resume is None else int(resume["progress"]["batch"])
         self._began = time.perf_counter()
         torch.manual_seed(config.seed)
         model = build(config.model)
@@ -210,6 +212,7 @@ class Trainer:
             "progress": {**vars(self.progress), "link": self._link_counts()},
         }
         checkpoint.save(self.folder / checkpoint.NAME, state)
+        self.saved = self.progress.batch
 
     @staticmethod
     def _board_state(board: Board) -> dict[str, Any]:
