@@ -204,6 +204,8 @@ def _not_opened(url: str, error: Exception) -> Exception:
             left="The board was not touched",
             next="Close the other program",
         )
+    if number == errno.ENOTTY or "Inappropriate ioctl" in text:
+        return NoBoardError(f"{url} is no serial port", next="Check --port")
     if number in (errno.EACCES, errno.EPERM):
         return LinkError(
             f"The port {url} may not be opened by this user",

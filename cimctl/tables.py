@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy.typing as npt
 
 from boards.errors import UsageError
 from cimctl.files import write_atomically
+
+_ADVICE = "Free some space or name another file with --output"
 
 
 def read_matrix(path: Path) -> npt.NDArray[np.float64]:
@@ -22,7 +25,10 @@ def read_matrix(path: Path) -> npt.NDArray[np.float64]:
         if path.suffix == ".npy":
             values = np.load(path, allow_pickle=False)
         else:
-            values = np.loadtxt(path, delimiter=",", ndmin=2)
+            with warnings.catch_warnings():
+                # An empty file is told below, in our words.
+                warnings.simplefilter("ignore")
+                values = np.loadtxt(path, delimiter=",", ndmin=2)
     except OSError as error:
         raise UsageError(
             f"'{path}' cannot be read: {error.strerror or error}", left="Nothing was sent"
@@ -36,7 +42,9 @@ def read_matrix(path: Path) -> npt.NDArray[np.float64]:
     if not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
         raise UsageError(f"'{path}' holds {values.dtype}, not numbers", left="Nothing was sent")
     matrix = np.atleast_2d(values.astype(np.float64))
-    if matrix.ndim != 2 or not matrix.size:
+    if not matrix.size:
+        raise UsageError(f"'{path}' holds no numbers", left="Nothing was sent")
+    if matrix.ndim != 2:
         raise UsageError(
             f"'{path}' has shape {values.shape}, two dimensions were expected",
             left="Nothing was sent",
@@ -73,9 +81,9 @@ def write_matrix(path: Path, matrix: npt.NDArray[Any]) -> None:
 
         buffer = io.BytesIO()
         np.save(buffer, matrix)
-        write_atomically(path, buffer.getvalue())
+        write_atomically(path, buffer.getvalue(), advice=_ADVICE)
     else:
-        write_atomically(path, (csv_text(matrix) + "\n").encode())
+        write_atomically(path, (csv_text(matrix) + "\n").encode(), advice=_ADVICE)
 
 
 def csv_text(matrix: npt.NDArray[Any]) -> str:

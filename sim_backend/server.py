@@ -67,7 +67,7 @@ class TcpServer:
         except OSError as error:
             kind = PortBusyError if "in use" in str(error) else LinkError
             raise kind(
-                f"tcp://{host}:{port} cannot be listened on: {error.strerror or error}",
+                f"tcp://{host}:{port} cannot be listened on: {os.strerror(error.errno or 0)}",
                 next="Take another port; 0 takes any free one",
             ) from None
         self._listener.settimeout(_POLL_SECONDS)

@@ -62,10 +62,7 @@ def parse(pairs: tuple[str, ...]) -> Settings:
         key, equals, text = pair.partition("=")
         if not equals:
             raise UsageError(f"'--set {pair}' has no value", next="Write it as key=value")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
+        value = _value(text)
         if key.startswith("optimizer."):
             values.setdefault("optimizer_arguments", {})[key.partition(".")[2]] = value
         else:
@@ -86,6 +83,17 @@ def from_values(values: dict[str, Any]) -> Settings:
             f"Setting '{key}'{given} is not allowed: {reason[0].lower() + reason[1:]}",
             left="Nothing was trained",
         ) from None
+
+
+def _value(text: str) -> Any:
+    """A value as YAML reads it, and also 1e-3, which YAML takes for a text."""
+    try:
+        return float(text) if "e" in text.lower() else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError):
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError:
+            return text
 
 
 def _known(key: str) -> None:

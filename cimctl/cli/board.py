@@ -69,6 +69,7 @@ def info(json: bool, seed: int, **values: Any) -> None:
         "board_id": f"{hello.board_id:016x}",
         "boot_id": f"{hello.boot_id:08x}",
     }
+    status["boot_id"] = identity["boot_id"]
     sections = {**identity, **description, **status}
     lines = [f"{key:<24} {_text(value)}" for key, value in sections.items()]
     values_out = {**identity, "description": description, "status": status}

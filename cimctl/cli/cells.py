@@ -63,6 +63,11 @@ def _region(tile: Tile, row: int, column: int, rows: int | None, columns: int | 
     from boards.errors import UsageError
     from firmware_protocol.messages import Region
 
+    if row >= tile.rows or column >= tile.columns:
+        raise UsageError(
+            f"Row {row}, column {column} is not on the tile of {tile.rows} x {tile.columns}",
+            left="Nothing was sent",
+        )
     rows = tile.rows - row if rows is None else rows
     columns = tile.columns - column if columns is None else columns
     inside = 0 < rows <= tile.rows - row and 0 < columns <= tile.columns - column
@@ -214,9 +219,15 @@ def _check_targets(board: Board, wanted: Any, input: Path) -> None:
 @click.command()
 @_tile_options
 @_INPUT
-@click.option("--set-mv", type=click.IntRange(0), default=2000, help="Amplitude of SET pulses.")
-@click.option("--reset-mv", type=click.IntRange(0), default=2000, help="Amplitude of RESET pulses.")
-@click.option("--width-ns", type=click.IntRange(1), default=100, help="Width of a pulse.")
+@click.option(
+    "--set-mv", type=click.IntRange(0, 65535), default=2000, help="Amplitude of SET pulses."
+)
+@click.option(
+    "--reset-mv", type=click.IntRange(0, 65535), default=2000, help="Amplitude of RESET pulses."
+)
+@click.option(
+    "--width-ns", type=click.IntRange(1, 2**32 - 1), default=100, help="Width of a pulse."
+)
 def pulse(
     tile: int,
     row: int,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cimctl.cli.options import json_option, show
+from cimctl.cli.options import SEED, json_option, show
 
 
 @click.group()
@@ -22,7 +22,7 @@ def emu() -> None:
     default="tcp://127.0.0.1:0",
     help="tcp://HOST:PORT (port 0: any free one), or pty for a pseudo-terminal.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of the chip.")
+@click.option("--seed", type=SEED, default=0, help="Seed of the chip.")
 @click.option(
     "--state",
     type=click.Path(dir_okay=False, path_type=Path),

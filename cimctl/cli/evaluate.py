@@ -59,6 +59,12 @@ def eval_(
     board = connect(chosen_board(values, seed)) if analog else None
     with board or nullcontext():
         accuracy, chip = evaluate(state, data, board)
+    batch = state["progress"]["batch"]
+    if batch < config.batches:
+        click.echo(
+            f"The checkpoint is of batch {batch} of {config.batches}: the run is not finished.",
+            err=True,
+        )
     said = {
         "run": str(run),
         "model": config.model,
@@ -66,6 +72,8 @@ def eval_(
         "dataset": config.dataset,
         "algorithm": config.algorithm,
         "chip": chip,
+        "batch": batch,
+        "batches": config.batches,
         "test_accuracy": accuracy,
         "test_images": len(data.test_images),
     }

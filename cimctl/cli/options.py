@@ -12,6 +12,16 @@ import click
 from cimctl.connect import BoardOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
+SEED = click.IntRange(0, 2**64 - 1)
+
+
+class Folder(click.Path):
+    """A path that is not empty: an unset variable in a script is no folder."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if value == "":
+            self.fail("the name of the folder is empty", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def board_options(required: bool = True) -> Callable[[F], F]:
@@ -28,7 +38,7 @@ def board_options(required: bool = True) -> Callable[[F], F]:
         ),
         click.option(
             "--max-payload",
-            type=click.IntRange(256),
+            type=click.IntRange(256, 2**32 - 1),
             help="Largest payload of a frame in bytes.  [board's]",
         ),
         click.option(
@@ -54,7 +64,7 @@ def json_option(command: F) -> F:
 def seed_option(command: F) -> F:
     """--seed of an emulated chip."""
     return click.option(
-        "--seed", type=click.IntRange(0), default=0, help="Seed of an emulated chip in process."
+        "--seed", type=SEED, default=0, help="Seed of an emulated chip in process."
     )(command)
 
 
@@ -62,7 +72,7 @@ def threads_option(command: F) -> F:
     """--threads of torch; one by default, since floating-point sums depend on their number."""
     return click.option(
         "--threads",
-        type=click.IntRange(1),
+        type=click.IntRange(1, 256),
         default=1,
         help="Threads of the digital part. Another number gives other last bits.",
     )(command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -31,6 +32,8 @@ COMMANDS = {
 #: commands whose name Python or we use for something else
 _OBJECTS = {"eval": "eval_"}
 BUG, INTERRUPTED = 1, 130
+#: what a full or read-only disk says
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 #: first match counts: subclasses stand before their bases
 EXIT_CODES: tuple[tuple[type[errors.CimError], int], ...] = (
     (errors.UsageError, 2),
@@ -92,8 +95,9 @@ def run(arguments: Sequence[str]) -> int:
     )
     try:
         outcome = root.main(args=list(arguments), prog_name="cimctl", standalone_mode=False)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
+        _say_json(as_json, "interrupted", INTERRUPTED)
         return INTERRUPTED
     except click.ClickException as error:
         error.show()
@@ -104,18 +108,28 @@ def run(arguments: Sequence[str]) -> int:
         click.echo(f"Error: {error}.", err=True)
         _say_json(as_json, str(error), code)
         return code
-    except KeyboardInterrupt:
-        click.echo("Interrupted.", err=True)
-        return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone: nothing to say, and nobody to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except MemoryError as error:
+        click.echo(f"Error: this needs more memory than there is: {error}.", err=True)
+        _say_json(as_json, str(error), 2)
+        return 2
+    except OSError as error:
+        if error.errno not in _STORAGE:
+            return _bug()
+        click.echo(f"Error: the output cannot be written: {error.strerror}.", err=True)
+        return 8
     except Exception:
-        traceback.print_exc()
-        click.echo("This is a bug of cimctl: please report it with the lines above.", err=True)
-        return BUG
+        return _bug()
     return outcome if isinstance(outcome, int) else 0
+
+
+def _bug() -> int:
+    traceback.print_exc()
+    click.echo("This is a bug of cimctl: please report it with the lines above.", err=True)
+    return BUG
 
 
 def exit_code(error: errors.CimError) -> int:

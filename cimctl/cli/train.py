@@ -6,14 +6,17 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cimctl.cli.options import (
+    SEED,
+    Folder,
     board_options,
     chosen_board,
     json_option,
@@ -43,14 +46,16 @@ _FIELDS = {"init": "initial"}
 @click.option(
     "--algorithm", default="mixed-precision", help="mixed-precision, or fp32 for the baseline."
 )
-@click.option("--epochs", type=click.IntRange(1), help="Epochs.  [12 for digits, 13 for others]")
-@click.option("--batch-size", type=click.IntRange(1), help="Images a batch.  [64]")
 @click.option(
-    "--batches-per-epoch", type=click.IntRange(1), help="Batches.  [100 for digits, 400 for others]"
+    "--epochs", type=click.IntRange(1, 10**6), help="Epochs.  [20 for digits, 13 for others]"
 )
+@click.option("--batch-size", type=click.IntRange(1, 65536), help="Images a batch.  [64]")
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, help="Seed of the training and an emulated chip."
+    "--batches-per-epoch",
+    type=click.IntRange(1, 10**6),
+    help="Batches.  [50 for digits, 400 for others]",
 )
+@click.option("--seed", type=SEED, default=0, help="Seed of the training and an emulated chip.")
 @click.option(
     "--init",
     type=click.Choice(["read", "program"]),
@@ -59,7 +64,7 @@ _FIELDS = {"init": "initial"}
 )
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=Folder(file_okay=False, path_type=Path),
     help="Folder for the run.  [runs/TIME-MODEL-BOARD]",
 )
 @click.option(
@@ -98,8 +103,10 @@ def train(
     values["board"] = config.board
     profile = catalogue.load(config.board)
     folder = out or _resumed_folder(resume) or _new_folder(config, profile.name)
-    _say("Loading torch, images and board; the very first start compiles kernels ...")
-    summary = _train(config, state, values, folder)
+    summary = _finished(config, state, folder)
+    if summary is None:
+        _say("Loading torch, images and board; the very first start compiles kernels ...")
+        summary = _train(config, state, values, folder)
     text = (
         f"test accuracy {100 * summary['test_accuracy']:.2f} % on {summary['test_images']} images, "
         f"{summary['writes_per_weight']:.2f} writes a weight, {summary['wall_seconds']:.1f} s\n"
@@ -178,6 +185,18 @@ def _new_config(model: str, values: dict[str, Any]) -> RunConfig:
     )
 
 
+def _finished(
+    config: RunConfig, state: dict[str, Any] | None, folder: Path
+) -> dict[str, Any] | None:
+    """The summary of a resumed run that has nothing left to do."""
+    path = folder / "summary.json"
+    if state is None or state["progress"]["batch"] < config.batches or not path.exists():
+        return None
+    _say(f"The run in '{folder}' is complete: nothing was trained. 'cimctl eval' tests it again.")
+    summary: dict[str, Any] = loads(path.read_text())
+    return summary
+
+
 def _resumed_folder(resume: Path | None) -> Path | None:
     if resume is None:
         return None
@@ -216,8 +235,13 @@ def _train(
     with board or nullcontext():
         trainer = Trainer(config, data, board, folder, notify=_say, resume=state)
         files.make_folder(folder)
-        with _progress_bar(trainer) as on_batch, _stopping(trainer):
-            summary = trainer.run(on_batch)
+        try:
+            with _progress_bar(trainer) as on_batch, _stopping(trainer):
+                summary = trainer.run(on_batch)
+        finally:
+            with suppress(OSError):
+                # Goes only where not even a checkpoint could be written.
+                folder.rmdir()
     report.write(folder, summary)
     return summary
 

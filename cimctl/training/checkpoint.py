@@ -41,7 +41,7 @@ def load(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(
             f"There is no checkpoint '{path}': {error.strerror}",
-            left="Nothing was trained",
+            left="No file was changed",
             next="Give the folder of a run, or its checkpoint.pt",
         ) from None
     head = len(_MAGIC) + _DIGEST
@@ -57,6 +57,6 @@ def load(path: Path) -> dict[str, Any]:
 def _damaged(path: Path, why: str) -> UsageError:
     return UsageError(
         f"The checkpoint '{path}' is damaged or truncated: {why}",
-        left="Nothing was trained and no file was changed",
+        left="No file was changed",
         next="Take another checkpoint, or train again",
     )

@@ -50,7 +50,11 @@ def _page(summary: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
         cells = [row[name] for name in names]
         lines.append("| " + " | ".join(_shown(cell) for cell in cells) + " |")
     if metrics:
-        lines += ["", f"Test accuracy after an epoch is on {metrics[-1]['test_images']} images."]
+        lines += [
+            "",
+            f"Test accuracy after an epoch is on {metrics[-1]['test_images']} images. Each test on "
+            "a chip meets fresh converter noise, so two of the same network differ a little.",
+        ]
     return "\n".join([*lines, ""])
 
 

@@ -89,10 +89,16 @@ class Trainer:
         self._began = time.perf_counter()
         torch.manual_seed(config.seed)
         model = build(config.model)
+        _try(model, data)
         kind = ALGORITHMS[config.algorithm]
         self._analog = board if kind.ANALOG else None
         if self._analog is not None:
             model = convert.convert(model, self._analog, config.settings)
+            if not convert.analog_layers(model):
+                raise UsageError(
+                    f"Model '{config.model}' has no linear or convolutional layer for the chip",
+                    left="Nothing was trained",
+                )
             self._analog.power_up()
         self.model = model
         # Refuses wrong settings before a cell is programmed.
@@ -177,7 +183,7 @@ class Trainer:
             "test_accuracy": self.accuracy(tested),
             "test_images": tested,
             "writes_per_weight": self.algorithm.writes_per_weight,
-            "train_seconds": self.progress.train_seconds,
+            "train_seconds_so_far": self.progress.train_seconds,
         }
         self.progress.loss, self.progress.correct = 0.0, 0
         files.append_line(self.folder / "metrics.jsonl", json.dumps(line))
@@ -260,13 +266,15 @@ class Trainer:
 
     def _load_board(self, board: Board, saved: dict[str, Any]) -> None:
         """Brings the chip back to the checkpoint, or the checkpoint to the chip."""
-        if saved["snapshot"] is not None and Capability.SNAPSHOT in board.capabilities:
-            board.restore(saved["snapshot"])
-            return
         if board.hello.board_id != saved["board_id"]:
-            self._notify("This is another chip than the run began on: its weights are programmed")
+            self._notify(
+                "This is another chip than the run began on: it is programmed with the weights, "
+                "and the result will differ"
+            )
             for layer in convert.analog_layers(self.model):
                 convert.put_weights(layer)
+        elif saved["snapshot"] is not None and Capability.SNAPSHOT in board.capabilities:
+            board.restore(saved["snapshot"])
         elif board.status().operations != saved["operations"]:
             self._notify("The chip was written to since the checkpoint: its cells are read again")
             for layer in convert.analog_layers(self.model):
@@ -309,6 +317,30 @@ class Trainer:
             "weights_sha256": weights_digest(self.model),
             "link": self._link_counts(),
         }
+
+
+def _try(model: nn.Module, data: Dataset) -> None:
+    """Runs a model on one image, digitally, before anything is programmed.
+
+    Raises:
+        UsageError: it does not take the images, or does not give a number for each class.
+    """
+    model.eval()
+    try:
+        with torch.no_grad():
+            outputs = model(as_inputs(data.train_images[:1]))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UsageError(
+            f"The model does not take images of {data.train_images.shape[1:]}: {error}",
+            left="Nothing was trained",
+        ) from None
+    shape = tuple(getattr(outputs, "shape", ()))
+    if shape != (1, data.classes):
+        raise UsageError(
+            f"The model gives {shape} for one image; (1, {data.classes}) was expected, a number "
+            f"for each class of '{data.name}'",
+            left="Nothing was trained",
+        )
 
 
 def accuracy(model: nn.Module, data: Dataset, images: int | None = None) -> float:

@@ -215,7 +215,7 @@ def test_a_device_that_is_not_there_is_no_board(tmp_path: Path) -> None:
 
 def test_a_file_is_no_port(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(LinkError, match="file"):
+    with pytest.raises(NoBoardError, match="file"):
         open_port(str(tmp_path / "file"), 115200)
 
 
