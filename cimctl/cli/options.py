@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from json import dumps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cimctl.connect import BoardOptions
+if TYPE_CHECKING:
+    from cimctl.connect import BoardOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 SEED = click.IntRange(0, 2**64 - 1)
@@ -80,6 +81,9 @@ def threads_option(command: F) -> F:
 
 def chosen_board(values: dict[str, Any], seed: int = 0) -> BoardOptions:
     """The board options among a command's arguments."""
+    # Imported here: listing boards needs neither numpy nor a link.
+    from cimctl.connect import BoardOptions
+
     return BoardOptions(
         board=values["board"],
         port=values["port"],
