@@ -65,7 +65,7 @@ class Board:
             recorder=recorder,
         )
         try:
-            self.hello = self._driver.hello(open_session=True)
+            self.hello = self._driver.hello()
             self.description = m.Description.decode(self.hello.description)
             self._check_geometry()
             self._driver.limit_window(self.description.window)

@@ -38,7 +38,7 @@ def time_ns(profile: Profile, counts: Counts) -> int:
     )
 
 
-def energy_pJ(profile: Profile, counts: Counts) -> int:  # noqa: N802 - the unit's own spelling
+def energy_pJ(profile: Profile, counts: Counts) -> int:
     """Chip energy: tile operations, readings of single columns, and pulses."""
     operation = profile.costs.tile_operation_nJ * 1000
     return round(

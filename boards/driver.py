@@ -127,14 +127,14 @@ class Driver:
 
     # ------------------------------------------------------------------ sessions
 
-    def hello(self, *, open_session: bool) -> m.HelloResponse:
-        """Asks who is there, and opens the session unless told not to.
+    def hello(self) -> m.HelloResponse:
+        """Asks who is there, and opens the session.
 
         Raises:
             NoBoardError: nothing answers, or what answers is no board.
             SpecMismatchError: the board speaks another version or specification.
         """
-        request = m.HelloRequest(VERSION, SPEC_HASH, _OPEN if open_session else 0)
+        request = m.HelloRequest(VERSION, SPEC_HASH, _OPEN)
         frame = frames.encode(Opcode.HELLO, self._session, 0, request.parts())
         answer = self._exchange_hello(frame)
         try:

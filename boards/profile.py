@@ -49,17 +49,17 @@ class ChipSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pair_conversions: Literal[1, 2]
     slots: Annotated[int, Meta(ge=1, le=255)]
     #: microsiemens that the 16-bit conductance 65535 stands for
-    conductance_full_scale_uS: Positive  # noqa: N815 - the unit's own spelling
+    conductance_full_scale_uS: Positive
     #: smallest and largest settable span of the ADC, microamperes from its lowest to highest code
-    adc_span_uA: tuple[Positive, Positive]  # noqa: N815
+    adc_span_uA: tuple[Positive, Positive]
     capabilities: tuple[CapabilityName, ...]
 
 
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What firmware and host refuse to pass."""
 
-    read_voltage_mV: Annotated[int, Meta(ge=1, le=5000)]  # noqa: N815
-    amplitude_mV: tuple[Count, Count]  # noqa: N815
+    read_voltage_mV: Annotated[int, Meta(ge=1, le=5000)]
+    amplitude_mV: tuple[Count, Count]
     width_ns: tuple[Count, Count]
     pulses_per_command: Annotated[int, Meta(ge=1, le=32767)]
     cycles: Annotated[int, Meta(ge=1, le=255)]
@@ -71,11 +71,11 @@ class DeviceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The cell, as the emulator plays it; equations in ``sim_backend.bulk_rram``."""
 
     model: Literal["bulk-rram"]
-    low_uS: NonNegative  # noqa: N815
-    high_uS: Positive  # noqa: N815
+    low_uS: NonNegative
+    high_uS: Positive
     #: conductances as the chip is found, uniform between the two
-    initial_uS: tuple[NonNegative, NonNegative]  # noqa: N815
-    threshold_mV: Positive  # noqa: N815
+    initial_uS: tuple[NonNegative, NonNegative]
+    threshold_mV: Positive
     set_step: Fraction
     reset_step: Fraction
     nominal_width_ns: Positive
@@ -84,13 +84,13 @@ class DeviceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ProgrammingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Write-verify, and the window of conductances that weights use."""
 
-    read_voltage_mV: Count  # noqa: N815
+    read_voltage_mV: Count
     word_line: Annotated[int, Meta(ge=0, le=1023)]
-    window_uS: tuple[NonNegative, Positive]  # noqa: N815
-    ramp_mV: tuple[Count, Count]  # noqa: N815
-    ramp_step_mV: Count  # noqa: N815
+    window_uS: tuple[NonNegative, Positive]
+    ramp_mV: tuple[Count, Count]
+    ramp_step_mV: Count
     width_ns: Count
-    tolerance_uS: Positive  # noqa: N815
+    tolerance_uS: Positive
     cycles_training: Count
     cycles_characterising: Count
     #: levels of the programming step: a step is the window divided by levels - 1
@@ -100,8 +100,8 @@ class ProgrammingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 class Imperfections(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Each can be switched off by setting it to 0."""
 
-    read_noise_uS: NonNegative  # noqa: N815
-    programming_error_uS: NonNegative  # noqa: N815
+    read_noise_uS: NonNegative
+    programming_error_uS: NonNegative
     adc_noise_lsb: NonNegative
     device_variation: NonNegative
     cycle_variation: NonNegative
@@ -112,9 +112,9 @@ class CostSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Time and energy of one operation; the chip's counters and every estimate use these."""
 
     step_ns: NonNegative
-    tile_operation_nJ: NonNegative  # noqa: N815
+    tile_operation_nJ: NonNegative
     pulse_ns: NonNegative
-    pulse_pJ: NonNegative  # noqa: N815
+    pulse_pJ: NonNegative
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -139,7 +139,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return units * self.chip.conductance_full_scale_uS / 65535
 
     @property
-    def unit_current_uA(self) -> float:  # noqa: N802
+    def unit_current_uA(self) -> float:
         """Current of one input code step times one conductance unit, at the read voltage.
 
         Bit-serial inputs weigh bit k of b with 2^(k - b), so the whole code stands for
@@ -149,7 +149,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         code = volts / (1 << self.chip.input_bits)
         return code * self.chip.conductance_full_scale_uS / 65535
 
-    def gain(self, span_uA: float) -> float:  # noqa: N803
+    def gain(self, span_uA: float) -> float:
         """ADC codes for each unit of the integer sum, at that span."""
         return self.unit_current_uA * ((1 << self.chip.adc_bits) - 1) / span_uA
 

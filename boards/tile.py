@@ -96,8 +96,8 @@ class Tile:
         columns: npt.NDArray[Any],
         counts: npt.NDArray[Any],
         *,
-        set_mV: int,  # noqa: N803 - the unit's own spelling
-        reset_mV: int,  # noqa: N803
+        set_mV: int,
+        reset_mV: int,
         width_ns: int,
     ) -> tuple[int, int]:
         """Open-loop pulses: positive counts SET, negative ones RESET; returns how many of each."""

@@ -179,7 +179,7 @@ def opened(link: object, *, window: int = 1, **options: float) -> Iterator[Drive
     """A driver with its session open."""
     driver = Driver(link, window=window, **({"timeout": 2.0} | options))  # type: ignore[arg-type]
     try:
-        driver.hello(open_session=True)
+        driver.hello()
         yield driver
     finally:
         driver.close()
