@@ -38,11 +38,14 @@ def pack_codes(codes: Codes, bits: int) -> Buffer:
     if bits == 8 and flat.dtype.itemsize == 1:
         return np.ascontiguousarray(flat).view(np.uint8).data
     whole, rest = divmod(bits, 8)
-    planes = [(flat >> (8 * i)).astype(np.uint8).tobytes() for i in range(whole)]
+    # The lowest plane needs no shift, which would cost a copy of its own.
+    planes: list[Buffer] = [
+        (flat >> (8 * i) if i else flat).astype(np.uint8).data for i in range(whole)
+    ]
     if rest:
         top = (flat >> (8 * whole)).astype(np.uint8)
-        planes += [np.packbits((top >> i) & 1, bitorder="little").tobytes() for i in range(rest)]
-    return b"".join(planes)
+        planes += [np.packbits((top >> i) & 1, bitorder="little").data for i in range(rest)]
+    return planes[0] if len(planes) == 1 else b"".join(planes)
 
 
 def unpack_codes(data: Buffer, count: int, bits: int, *, signed: bool) -> Codes:
