@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import json
@@ -110,7 +111,7 @@ def run(arguments: Sequence[str]) -> int:
         return code
     except BrokenPipeError:
         # The reader of our output has gone: nothing to say, and nobody to say it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except MemoryError as error:
         click.echo(f"Error: this needs more memory than there is: {error}.", err=True)
@@ -120,10 +121,17 @@ def run(arguments: Sequence[str]) -> int:
         if error.errno not in _STORAGE:
             return _bug()
         click.echo(f"Error: the output cannot be written: {error.strerror}.", err=True)
+        _drop_output()
         return 8
     except Exception:
         return _bug()
     return outcome if isinstance(outcome, int) else 0
+
+
+def _drop_output() -> None:
+    """What standard output still holds goes nowhere: at exit it would fail once more."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _bug() -> int:
