@@ -1015,7 +1015,7 @@ class SnapshotResponse(Message):
 class RestoreRequest(Message):
     """RESTORE, request: Takes a snapshot back, in parts from offset 0 on. Nothing changes
     before the last part has arrived and the whole is found sound and of this chip's
-    geometry.
+    geometry. The operation counter becomes that of the snapshot.
 
     Attributes:
         offset: place of this part.
@@ -1054,7 +1054,7 @@ class RestoreRequest(Message):
 class RestoreResponse(Message):
     """RESTORE, answer: Takes a snapshot back, in parts from offset 0 on. Nothing changes
     before the last part has arrived and the whole is found sound and of this chip's
-    geometry.
+    geometry. The operation counter becomes that of the snapshot.
 
     Attributes:
         complete: 1: restored; 0: more parts are wanted.

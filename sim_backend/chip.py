@@ -204,7 +204,7 @@ class Chip:
                     sums,
                     power,
                     self._converter(product),
-                    self._positions(product, region, order[i * len(row) + j], order),
+                    self._positions(product, region, order[i * len(row) + j]),
                     out[:, at:end],
                 )
                 at = end
@@ -281,7 +281,6 @@ class Chip:
         product: Product,
         region: Region,
         own: tuple[int, int],
-        order: list[tuple[int, int]],
     ) -> Positions:
         place, stride = own
         if product.transposed:

@@ -17,7 +17,6 @@ import torch
 
 from firmware_protocol import constants as c
 
-Array = npt.NDArray[np.generic]
 UNIT = 1.0 / (1 << c.NOISE_FRACTION_BITS)
 
 _GAMMA = np.uint64(c.GOLDEN_GAMMA)
