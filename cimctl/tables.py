@@ -21,6 +21,8 @@ def read_matrix(path: Path) -> npt.NDArray[np.float64]:
     Raises:
         UsageError: no such file, or what is in it is no matrix of numbers.
     """
+    if not path.exists():
+        raise UsageError(f"There is no file '{path}'", left="Nothing was sent")
     try:
         if path.suffix == ".npy":
             values = np.load(path, allow_pickle=False)

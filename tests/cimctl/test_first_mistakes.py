@@ -154,3 +154,10 @@ def test_an_empty_table_holds_no_numbers(
     assert run(command) == 2
     said = capsys.readouterr().err
     assert "holds no numbers" in said and "Warning" not in said
+
+
+def test_an_input_file_that_is_not_there_is_named(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["vmm", "--board", "emu", "--tile", "0", "--input", "none.csv"]) == 2
+    assert capsys.readouterr().err == "Error: There is no file 'none.csv'. Nothing was sent.\n"
