@@ -18,14 +18,14 @@ NonNegative = Annotated[float, Meta(ge=0, le=1e12)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 CapabilityName = Literal[
-    "TRANSPOSED", "IMAGES", "ROW_BLOCK_SUMS", "SIGNED_INPUTS", "SNAPSHOT", "DIFFERENTIAL"
+    "TRANSPOSED", "IMAGES", "ROW_BLOCK_SUMS", "SIGNED_INPUTS", "SNAPSHOT", "DIFFERENTIAL", "LOAD"
 ]
 
 
 class LinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the board is reached when no ``--port`` says otherwise."""
 
-    kind: Literal["in-process", "tcp", "serial"]
+    kind: Literal["in-process", "tcp", "serial", "native", "qemu"]
     #: requests in flight at most
     window: Annotated[int, Meta(ge=1, le=64)]
     #: bytes of a payload at most
@@ -65,12 +65,19 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cycles: Annotated[int, Meta(ge=1, le=255)]
     #: pulses of a cell in its life; 0: no budget
     lifetime_pulses: Annotated[int, Meta(ge=0, lt=1 << 32)]
+    #: pulses from which a cell counts as worn, and the user is told; 0: none
+    lifetime_soft: Annotated[int, Meta(ge=0, lt=1 << 32)]
+    #: silence of the host after which the supplies go to ground; 0: never
+    lease_ms: Annotated[int, Meta(ge=0, lt=1 << 32)]
 
 
 class DeviceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The cell, as the emulator plays it; equations in ``sim_backend.bulk_rram``."""
+    """The cell, as the emulator plays it; equations in ``sim_backend.bulk_rram``.
 
-    model: Literal["bulk-rram"]
+    The model ``ideal-steps`` of ``sim_backend.ideal_steps`` uses the bounds alone.
+    """
+
+    model: Literal["bulk-rram", "ideal-steps"]
     low_uS: NonNegative
     high_uS: Positive
     #: conductances as the chip is found, uniform between the two
@@ -165,6 +172,11 @@ def contradictions(profile: Profile) -> list[tuple[str, str]]:
             p.limits.amplitude_mV[0] <= p.limits.amplitude_mV[1],
         ),
         ("limits.width_ns", "low below high", p.limits.width_ns[0] <= p.limits.width_ns[1]),
+        (
+            "limits.lifetime_soft",
+            "at most limits.lifetime_pulses",
+            not p.limits.lifetime_pulses or p.limits.lifetime_soft <= p.limits.lifetime_pulses,
+        ),
         ("device.high_uS", "above device.low_uS", p.device.low_uS < p.device.high_uS),
         (
             "device.high_uS",

@@ -7,9 +7,9 @@ from __future__ import annotations
 from enum import IntEnum, IntFlag
 
 VERSION = 1
-SPEC_HASH = 0xFE842AB66D531E55
-SPEC_DIGEST = "551e536db62a84fe0e11bd5d7f6358166f22737e10460a8d0662aa99b68e5957"
-CRC_SEED = 0x6D531E55
+SPEC_HASH = 0x510BE4CB4F3BB950
+SPEC_DIGEST = "50b93b4fcbe40b51cae99dfcc550c1e43f53c3aeabf67c3ffe4966f0c9b12251"
+CRC_SEED = 0x4F3BB950
 DELIMITER = 0x00
 PAYLOAD_XOR = 0x55
 CONDUCTANCE_BITS = 16
@@ -29,6 +29,8 @@ STREAM_DEVICE = 5
 STREAM_INITIAL = 6
 STREAM_STUCK = 7
 STREAM_VERIFY = 8
+IDEAL_STEP = 64
+UNROLLED_LIMIT = 268435456
 
 
 class Flag(IntFlag):
@@ -81,6 +83,9 @@ class Detail(IntEnum):
     OFFSET = 0x18
     CYCLES = 0x19
     DIFFERENTIAL = 0x1A
+    LEASE = 0x1B
+    LOAD = 0x1C
+    ORDER = 0x1D
 
 
 class Capability(IntFlag):
@@ -92,6 +97,7 @@ class Capability(IntFlag):
     SIGNED_INPUTS = 0x08
     SNAPSHOT = 0x10
     DIFFERENTIAL = 0x20
+    LOAD = 0x40
 
 
 class Opcode(IntEnum):
@@ -102,12 +108,17 @@ class Opcode(IntEnum):
     STATUS = 0x03
     CONFIGURE = 0x04
     SAFE = 0x05
+    LEASE = 0x06
+    JOURNAL = 0x07
+    REBOOT = 0x08
     READ = 0x10
     PROGRAM = 0x11
     PULSE = 0x12
+    WEAR = 0x13
     VMM = 0x20
     SNAPSHOT = 0x30
     RESTORE = 0x31
+    LOAD = 0x32
 
 
 #: class of each status: ok, retry, caller, device, safety
@@ -152,4 +163,7 @@ DETAIL_TEXT = {
     Detail.OFFSET: "a part of a transfer is out of order",
     Detail.CYCLES: "more write-verify cycles than the limit",
     Detail.DIFFERENTIAL: "the board converts no differential pairs",
+    Detail.LEASE: "the lease ran out, or the one asked for is too long: supplies go to ground",
+    Detail.LOAD: "the board is no model: its cells cannot be set",
+    Detail.ORDER: "only LEASE and JOURNAL travel with sequence number 0, and they with no other",
 }

@@ -142,10 +142,12 @@ class Description:
         width_high: longest pulse (ns).
         pulses_per_command: most pulses to one cell in one command.
         cycles_limit: most write-verify cycles of one command.
+        lifetime_soft: pulses of a cell from which it counts as worn; 0: none.
         lifetime_pulses: lifetime pulse budget of a cell; 0: none.
+        lease: longest lease of the analog supplies; 0: none is needed (ms).
     """
 
-    FORMAT: ClassVar[Struct] = Struct("<IQHHHBBBBBIIHHQQHHHIIHBI")
+    FORMAT: ClassVar[Struct] = Struct("<IQHHHBBBBBIIHHQQHHHIIHBIII")
     capabilities: int = 0
     opcodes: int = 0
     tiles: int = 0
@@ -169,10 +171,12 @@ class Description:
     width_high: int = 0
     pulses_per_command: int = 0
     cycles_limit: int = 0
+    lifetime_soft: int = 0
     lifetime_pulses: int = 0
+    lease: int = 0
 
     def values(self) -> tuple[int, ...]:
-        return (self.capabilities, self.opcodes, self.tiles, self.rows, self.columns, self.input_bits, self.adc_bits, self.pair_conversions, self.slots, self.window, self.max_payload, self.conductance_full_scale, self.target_low, self.target_high, self.gain_low, self.gain_high, self.read_voltage_limit, self.amplitude_low, self.amplitude_high, self.width_low, self.width_high, self.pulses_per_command, self.cycles_limit, self.lifetime_pulses,)
+        return (self.capabilities, self.opcodes, self.tiles, self.rows, self.columns, self.input_bits, self.adc_bits, self.pair_conversions, self.slots, self.window, self.max_payload, self.conductance_full_scale, self.target_low, self.target_high, self.gain_low, self.gain_high, self.read_voltage_limit, self.amplitude_low, self.amplitude_high, self.width_low, self.width_high, self.pulses_per_command, self.cycles_limit, self.lifetime_soft, self.lifetime_pulses, self.lease,)
 
     @classmethod
     def from_values(cls, values: Sequence[int]) -> Self:
@@ -373,10 +377,11 @@ class StatusResponse(Message):
         reset_pulses: RESET pulses.
         corrupt_frames: frames that failed their check since power-up.
         duplicates: requests answered from the kept answers since power-up.
+        lapses: leases that ran out with the supplies on, since power-up.
     """
 
     OPCODE: ClassVar[Opcode] = Opcode.STATUS
-    _FIXED_0: ClassVar[Struct] = Struct("<BIQQQQQQQQQQQQQQ")
+    _FIXED_0: ClassVar[Struct] = Struct("<BIQQQQQQQQQQQQQQQ")
     powered: int
     boot_id: int
     operations: int
@@ -393,6 +398,7 @@ class StatusResponse(Message):
     reset_pulses: int
     corrupt_frames: int
     duplicates: int
+    lapses: int
 
     def parts(self) -> tuple[Buffer, ...]:
         return (
@@ -414,6 +420,7 @@ class StatusResponse(Message):
                 self.reset_pulses,
                 self.corrupt_frames,
                 self.duplicates,
+                self.lapses,
             ),
         )
 
@@ -437,8 +444,9 @@ class StatusResponse(Message):
         reset_pulses = fixed_0[13]
         corrupt_frames = fixed_0[14]
         duplicates = fixed_0[15]
+        lapses = fixed_0[16]
         reader.end()
-        return cls(powered, boot_id, operations, time, energy, vectors, steps, tile_operations, conversions, saturations, reads, writes, set_pulses, reset_pulses, corrupt_frames, duplicates)
+        return cls(powered, boot_id, operations, time, energy, vectors, steps, tile_operations, conversions, saturations, reads, writes, set_pulses, reset_pulses, corrupt_frames, duplicates, lapses)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -549,6 +557,186 @@ class SafeResponse(Message):
         powered = fixed_0[0]
         reader.end()
         return cls(powered)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LeaseRequest(Message):
+    """LEASE, request: Renews the lease: the analog supplies go to ground when no request of
+    the session has arrived for that long, on the wall clock and between commands. Every
+    request of the session renews it; this one also sets its length, which is the board's
+    longest when a session opens. It travels with sequence number 0, outside of the order,
+    and may be repeated at will.
+
+    Attributes:
+        duration: length from now on; 1 to the board's longest (ms).
+    """
+
+    OPCODE: ClassVar[Opcode] = Opcode.LEASE
+    _FIXED_0: ClassVar[Struct] = Struct("<I")
+    duration: int
+
+    def parts(self) -> tuple[Buffer, ...]:
+        return (
+            pack(
+                self._FIXED_0,
+                self.duration,
+            ),
+        )
+
+    @classmethod
+    def decode(cls, payload: Buffer) -> Self:
+        reader = Reader(payload)
+        fixed_0 = reader.unpack(cls._FIXED_0)
+        duration = fixed_0[0]
+        reader.end()
+        return cls(duration)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LeaseResponse(Message):
+    """LEASE, answer: Renews the lease: the analog supplies go to ground when no request of
+    the session has arrived for that long, on the wall clock and between commands. Every
+    request of the session renews it; this one also sets its length, which is the board's
+    longest when a session opens. It travels with sequence number 0, outside of the order,
+    and may be repeated at will.
+
+    Attributes:
+        powered: 1 while a configuration slot is in use.
+    """
+
+    OPCODE: ClassVar[Opcode] = Opcode.LEASE
+    _FIXED_0: ClassVar[Struct] = Struct("<B")
+    powered: int
+
+    def parts(self) -> tuple[Buffer, ...]:
+        return (
+            pack(
+                self._FIXED_0,
+                self.powered,
+            ),
+        )
+
+    @classmethod
+    def decode(cls, payload: Buffer) -> Self:
+        reader = Reader(payload)
+        fixed_0 = reader.unpack(cls._FIXED_0)
+        powered = fixed_0[0]
+        reader.end()
+        return cls(powered)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JournalRequest(Message):
+    """JOURNAL, request: The last mutating command that was begun, and how far it came; it
+    survives power loss. The board writes session, sequence and number before it touches a
+    cell, and advances the operation counter after the last one: the command was applied
+    whole if `number` is not above `operations`. Otherwise it was cut short: the cells
+    before `progress`, in the order that the command names them, are done, the next
+    `in_doubt` may or may not be, the others are as they were. It travels with sequence
+    number 0 and is answered in any session, also in none."""
+
+    OPCODE: ClassVar[Opcode] = Opcode.JOURNAL
+    def parts(self) -> tuple[Buffer, ...]:
+        return ()
+
+    @classmethod
+    def decode(cls, payload: Buffer) -> Self:
+        reader = Reader(payload)
+        reader.end()
+        return cls()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JournalResponse(Message):
+    """JOURNAL, answer: The last mutating command that was begun, and how far it came; it
+    survives power loss. The board writes session, sequence and number before it touches a
+    cell, and advances the operation counter after the last one: the command was applied
+    whole if `number` is not above `operations`. Otherwise it was cut short: the cells
+    before `progress`, in the order that the command names them, are done, the next
+    `in_doubt` may or may not be, the others are as they were. It travels with sequence
+    number 0 and is answered in any session, also in none.
+
+    Attributes:
+        boot_id: as in HELLO.
+        operations: mutating commands applied.
+        number: value of the operation counter that the last command leads to.
+        session: session of the last command.
+        sequence: sequence number of the last command.
+        progress: cells done for certain.
+        in_doubt: cells from there on of which it is not known.
+    """
+
+    OPCODE: ClassVar[Opcode] = Opcode.JOURNAL
+    _FIXED_0: ClassVar[Struct] = Struct("<IQQIIII")
+    boot_id: int
+    operations: int
+    number: int
+    session: int
+    sequence: int
+    progress: int
+    in_doubt: int
+
+    def parts(self) -> tuple[Buffer, ...]:
+        return (
+            pack(
+                self._FIXED_0,
+                self.boot_id,
+                self.operations,
+                self.number,
+                self.session,
+                self.sequence,
+                self.progress,
+                self.in_doubt,
+            ),
+        )
+
+    @classmethod
+    def decode(cls, payload: Buffer) -> Self:
+        reader = Reader(payload)
+        fixed_0 = reader.unpack(cls._FIXED_0)
+        boot_id = fixed_0[0]
+        operations = fixed_0[1]
+        number = fixed_0[2]
+        session = fixed_0[3]
+        sequence = fixed_0[4]
+        progress = fixed_0[5]
+        in_doubt = fixed_0[6]
+        reader.end()
+        return cls(boot_id, operations, number, session, sequence, progress, in_doubt)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RebootRequest(Message):
+    """REBOOT, request: Answers, then restarts as after a power loss: the supplies are off,
+    the session and the kept answers are gone, the boot id is another; cells, operation
+    counter and journal stay."""
+
+    OPCODE: ClassVar[Opcode] = Opcode.REBOOT
+    def parts(self) -> tuple[Buffer, ...]:
+        return ()
+
+    @classmethod
+    def decode(cls, payload: Buffer) -> Self:
+        reader = Reader(payload)
+        reader.end()
+        return cls()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RebootResponse(Message):
+    """REBOOT, answer: Answers, then restarts as after a power loss: the supplies are off,
+    the session and the kept answers are gone, the boot id is another; cells, operation
+    counter and journal stay."""
+
+    OPCODE: ClassVar[Opcode] = Opcode.REBOOT
+    def parts(self) -> tuple[Buffer, ...]:
+        return ()
+
+    @classmethod
+    def decode(cls, payload: Buffer) -> Self:
+        reader = Reader(payload)
+        reader.end()
+        return cls()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -696,14 +884,16 @@ class ProgramResponse(Message):
         set_pulses: SET pulses spent.
         reset_pulses: RESET pulses spent.
         unconverged: cells accepted outside the tolerance.
+        worn: cells of this command that are past the soft lifetime budget.
         conductances: readings, in the order of the targets; empty unless asked for.
     """
 
     OPCODE: ClassVar[Opcode] = Opcode.PROGRAM
-    _FIXED_0: ClassVar[Struct] = Struct("<III")
+    _FIXED_0: ClassVar[Struct] = Struct("<IIII")
     set_pulses: int
     reset_pulses: int
     unconverged: int
+    worn: int
     conductances: IntArray | Sequence[int]
 
     def parts(self) -> tuple[Buffer, ...]:
@@ -713,6 +903,7 @@ class ProgramResponse(Message):
                 self.set_pulses,
                 self.reset_pulses,
                 self.unconverged,
+                self.worn,
             ),
             array_bytes(self.conductances, "<u2"),
         )
@@ -724,9 +915,10 @@ class ProgramResponse(Message):
         set_pulses = fixed_0[0]
         reset_pulses = fixed_0[1]
         unconverged = fixed_0[2]
+        worn = fixed_0[3]
         conductances = reader.array("<u2")
         reader.end()
-        return cls(set_pulses, reset_pulses, unconverged, conductances)
+        return cls(set_pulses, reset_pulses, unconverged, worn, conductances)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -792,12 +984,14 @@ class PulseResponse(Message):
     Attributes:
         set_pulses: SET pulses applied.
         reset_pulses: RESET pulses applied.
+        worn: cells of this command that are past the soft lifetime budget.
     """
 
     OPCODE: ClassVar[Opcode] = Opcode.PULSE
-    _FIXED_0: ClassVar[Struct] = Struct("<II")
+    _FIXED_0: ClassVar[Struct] = Struct("<III")
     set_pulses: int
     reset_pulses: int
+    worn: int
 
     def parts(self) -> tuple[Buffer, ...]:
         return (
@@ -805,6 +999,7 @@ class PulseResponse(Message):
                 self._FIXED_0,
                 self.set_pulses,
                 self.reset_pulses,
+                self.worn,
             ),
         )
 
@@ -814,8 +1009,66 @@ class PulseResponse(Message):
         fixed_0 = reader.unpack(cls._FIXED_0)
         set_pulses = fixed_0[0]
         reset_pulses = fixed_0[1]
+        worn = fixed_0[2]
         reader.end()
-        return cls(set_pulses, reset_pulses)
+        return cls(set_pulses, reset_pulses, worn)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WearRequest(Message):
+    """WEAR, request: Pulses that each cell of a region got in its life, row by row.
+
+    Attributes:
+        region: cells.
+    """
+
+    OPCODE: ClassVar[Opcode] = Opcode.WEAR
+    _FIXED_0: ClassVar[Struct] = Struct("<HHHHH")
+    region: Region
+
+    def parts(self) -> tuple[Buffer, ...]:
+        return (
+            pack(
+                self._FIXED_0,
+                self.region.tile,
+                self.region.row,
+                self.region.rows,
+                self.region.column,
+                self.region.columns,
+            ),
+        )
+
+    @classmethod
+    def decode(cls, payload: Buffer) -> Self:
+        reader = Reader(payload)
+        fixed_0 = reader.unpack(cls._FIXED_0)
+        region = Region.from_values(fixed_0[0:5])
+        reader.end()
+        return cls(region)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WearResponse(Message):
+    """WEAR, answer: Pulses that each cell of a region got in its life, row by row.
+
+    Attributes:
+        pulses: pulses, SET and RESET together.
+    """
+
+    OPCODE: ClassVar[Opcode] = Opcode.WEAR
+    pulses: IntArray | Sequence[int]
+
+    def parts(self) -> tuple[Buffer, ...]:
+        return (
+            array_bytes(self.pulses, "<u4"),
+        )
+
+    @classmethod
+    def decode(cls, payload: Buffer) -> Self:
+        reader = Reader(payload)
+        pulses = reader.array("<u4")
+        reader.end()
+        return cls(pulses)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -1082,6 +1335,60 @@ class RestoreResponse(Message):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class LoadRequest(Message):
+    """LOAD, request: Sets conductances as they are, without a pulse, so that one model of a
+    chip continues with the cells of another. Silicon cannot do it.
+
+    Attributes:
+        region: cells, row by row.
+        conductances: conductance of each.
+    """
+
+    OPCODE: ClassVar[Opcode] = Opcode.LOAD
+    _FIXED_0: ClassVar[Struct] = Struct("<HHHHH")
+    region: Region
+    conductances: IntArray | Sequence[int]
+
+    def parts(self) -> tuple[Buffer, ...]:
+        return (
+            pack(
+                self._FIXED_0,
+                self.region.tile,
+                self.region.row,
+                self.region.rows,
+                self.region.column,
+                self.region.columns,
+            ),
+            array_bytes(self.conductances, "<u2"),
+        )
+
+    @classmethod
+    def decode(cls, payload: Buffer) -> Self:
+        reader = Reader(payload)
+        fixed_0 = reader.unpack(cls._FIXED_0)
+        region = Region.from_values(fixed_0[0:5])
+        conductances = reader.array("<u2")
+        reader.end()
+        return cls(region, conductances)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadResponse(Message):
+    """LOAD, answer: Sets conductances as they are, without a pulse, so that one model of a
+    chip continues with the cells of another. Silicon cannot do it."""
+
+    OPCODE: ClassVar[Opcode] = Opcode.LOAD
+    def parts(self) -> tuple[Buffer, ...]:
+        return ()
+
+    @classmethod
+    def decode(cls, payload: Buffer) -> Self:
+        reader = Reader(payload)
+        reader.end()
+        return cls()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Refusal(Message):
     """Payload of every answer whose status is not OK.
 
@@ -1123,12 +1430,17 @@ REQUESTS: dict[int, type[Message]] = {
     Opcode.STATUS: StatusRequest,
     Opcode.CONFIGURE: ConfigureRequest,
     Opcode.SAFE: SafeRequest,
+    Opcode.LEASE: LeaseRequest,
+    Opcode.JOURNAL: JournalRequest,
+    Opcode.REBOOT: RebootRequest,
     Opcode.READ: ReadRequest,
     Opcode.PROGRAM: ProgramRequest,
     Opcode.PULSE: PulseRequest,
+    Opcode.WEAR: WearRequest,
     Opcode.VMM: VmmRequest,
     Opcode.SNAPSHOT: SnapshotRequest,
     Opcode.RESTORE: RestoreRequest,
+    Opcode.LOAD: LoadRequest,
 }
 RESPONSES: dict[int, type[Message]] = {
     Opcode.HELLO: HelloResponse,
@@ -1136,12 +1448,17 @@ RESPONSES: dict[int, type[Message]] = {
     Opcode.STATUS: StatusResponse,
     Opcode.CONFIGURE: ConfigureResponse,
     Opcode.SAFE: SafeResponse,
+    Opcode.LEASE: LeaseResponse,
+    Opcode.JOURNAL: JournalResponse,
+    Opcode.REBOOT: RebootResponse,
     Opcode.READ: ReadResponse,
     Opcode.PROGRAM: ProgramResponse,
     Opcode.PULSE: PulseResponse,
+    Opcode.WEAR: WearResponse,
     Opcode.VMM: VmmResponse,
     Opcode.SNAPSHOT: SnapshotResponse,
     Opcode.RESTORE: RestoreResponse,
+    Opcode.LOAD: LoadResponse,
 }
 #: commands that change cells or counters and must be applied exactly once
-MUTATING = frozenset({Opcode.PROGRAM, Opcode.PULSE, Opcode.RESTORE})
+MUTATING = frozenset({Opcode.PROGRAM, Opcode.PULSE, Opcode.RESTORE, Opcode.LOAD})

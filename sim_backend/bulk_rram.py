@@ -25,6 +25,8 @@ import numpy.typing as npt
 
 from boards.profile import Profile
 from firmware_protocol import constants as c
+from sim_backend.cells import Cells
+from sim_backend.device import Index, ProgramOutcome
 from sim_backend.noise import UNIT, hash_at, key, lane_of, quantile_table
 
 #: volts above threshold at which a pulse moves the cell by the profile's step share, in mV
@@ -105,13 +107,75 @@ def worst_case_pulses(ramp: Ramp, cycles: int) -> int:
     return steps * (2 * cycles + 1)
 
 
-class ProgramOutcome(NamedTuple):
-    """What programming a list of cells took."""
+class BulkRram:
+    """The device model ``bulk-rram`` of one chip.
 
-    set_pulses: int
-    reset_pulses: int
-    reads: int
-    unconverged: int
+    Args:
+        profile: parameters of device and write-verify.
+        seed: which chip of its kind.
+    """
+
+    def __init__(self, profile: Profile, seed: int) -> None:
+        self._cell = cell_of(profile)
+        self._ramp = ramp_of(profile)
+        self._keys = [keys_of(seed, tile) for tile in range(profile.chip.tiles)]
+        self.reading_error = self._cell.reading_error
+        self.pulse_width = self._ramp.width
+
+    def program(
+        self,
+        cells: Cells,
+        tile: int,
+        index: Index,
+        targets: npt.NDArray[np.uint16],
+        *,
+        tolerance: int,
+        cycles: int,
+        readings: npt.NDArray[np.uint16],
+    ) -> ProgramOutcome:
+        """Write-verify with ramps (``program`` below)."""
+        return program(
+            cells.conductances[tile],
+            cells.pulses[tile],
+            cells.stuck[tile],
+            index,
+            targets,
+            tolerance=tolerance,
+            cycles=cycles,
+            cell=self._cell,
+            ramp=self._ramp,
+            keys=self._keys[tile],
+            epoch=int(cells.positions[tile]),
+            readings=readings,
+        )
+
+    def pulse(
+        self,
+        cells: Cells,
+        tile: int,
+        index: Index,
+        counts: npt.NDArray[np.int16],
+        *,
+        set_amplitude: int,
+        reset_amplitude: int,
+        width: int,
+    ) -> None:
+        """Open-loop pulses (``pulse`` below)."""
+        pulse(
+            cells.conductances[tile],
+            cells.pulses[tile],
+            cells.stuck[tile],
+            index,
+            counts,
+            set_amplitude=set_amplitude,
+            reset_amplitude=reset_amplitude,
+            width=width,
+            cell=self._cell,
+            keys=self._keys[tile],
+        )
+
+    def worst_case_pulses(self, cycles: int) -> int:
+        return worst_case_pulses(self._ramp, cycles)
 
 
 def program(

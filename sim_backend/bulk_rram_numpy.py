@@ -18,9 +18,9 @@ from sim_backend.bulk_rram import (
     VERIFY_LANE,
     Cell,
     Keys,
-    ProgramOutcome,
     Ramp,
 )
+from sim_backend.device import ProgramOutcome
 from sim_backend.noise import normal
 
 Floats = npt.NDArray[np.float64]

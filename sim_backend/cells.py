@@ -26,8 +26,11 @@ from sim_backend import noise
 COUNTERS: Final = (
     "operations", "vectors", "steps", "tile_operations", "conversions", "saturations", "reads",
     "verify_reads", "writes", "set_pulses", "reset_pulses", "pulse_width_ns", "boots",
+    "journal_number", "journal_session", "journal_sequence", "journal_progress", "journal_in_doubt",
 )  # fmt: skip
-_MAGIC = b"CIMCELL1"
+#: what stays the chip's own when a snapshot is laid over it
+_OWN = tuple(COUNTERS.index(n) for n in COUNTERS if n == "boots" or n.startswith("journal_"))
+_MAGIC = b"CIMCELL2"
 _HEAD = struct.Struct("<8sI")
 _HEAD_ROOM = 4096
 
@@ -59,6 +62,23 @@ class Cells:
 
     def count(self, name: str) -> int:
         return int(self.counters[COUNTERS.index(name)])
+
+    def put(self, name: str, value: int) -> None:
+        self.counters[COUNTERS.index(name)] = np.uint64(value)
+
+    def begin(self, session: int, sequence: int, cells: int) -> None:
+        """Writes down what is about to change that many cells, before any of them changes."""
+        # The session last: until it is there, the entry is nobody's, and nothing has changed yet.
+        self.put("journal_session", 0)
+        self.put("journal_sequence", sequence)
+        self.put("journal_progress", 0)
+        self.put("journal_in_doubt", cells)
+        self.put("journal_number", self.count("operations") + 1)
+        self.put("journal_session", session)
+
+    def commit(self) -> None:
+        """All cells are changed: one word says so, and with it the journal's entry is closed."""
+        self.put("operations", self.count("journal_number"))
 
     def arrays(self) -> tuple[npt.NDArray[Any], ...]:
         return tuple(getattr(self, f.name) for f in fields(self))
@@ -105,11 +125,11 @@ def snapshot(cells: Cells) -> bytes:
     return zlib.crc32(body).to_bytes(4, "little") + zlib.compress(body, 1)
 
 
-def restore(cells: Cells, blob: bytes) -> None:
-    """Lays a snapshot over the chip; the count of boots stays the chip's own.
+def opened_snapshot(cells: Cells, blob: bytes) -> bytes:
+    """The state that a snapshot holds, found sound and of this chip's geometry.
 
     Raises:
-        SnapshotError: nothing was changed.
+        SnapshotError: it is damaged, or another chip's.
     """
     size = sum(array.nbytes for array in cells.arrays())
     try:
@@ -121,13 +141,21 @@ def restore(cells: Cells, blob: bytes) -> None:
         raise SnapshotError("geometry")
     if zlib.crc32(body) != int.from_bytes(blob[:4], "little"):
         raise SnapshotError("checksum")
-    boots = cells.count("boots")
+    return body
+
+
+def restore(cells: Cells, body: bytes, session: int, sequence: int) -> None:
+    """Lays a snapshot's state over the chip; its boots and its journal stay its own."""
+    cells.begin(session, sequence, cells.conductances.size)
+    own = {i: int(cells.counters[i]) for i in _OWN}
     at = 0
     for array in cells.arrays():
         data = np.frombuffer(body, dtype=array.dtype, count=array.size, offset=at)
         array[...] = data.reshape(array.shape)
         at += array.nbytes
-    cells.counters[COUNTERS.index("boots")] = boots
+    for i, value in own.items():
+        cells.counters[i] = value
+    cells.put("journal_number", cells.count("operations"))
 
 
 def _shapes(profile: Profile) -> tuple[tuple[tuple[int, ...], type[np.generic]], ...]:

@@ -8,6 +8,7 @@ batch it is summed.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,19 @@ from boards.profile import Profile
 from firmware_protocol import constants as c
 from firmware_protocol.geometry import answer_bits, output_size
 from firmware_protocol.messages import Region
-from sim_backend import bulk_rram, cells, noise
+from sim_backend import cells, noise
+from sim_backend.bulk_rram import BulkRram
 from sim_backend.converters import Codes, Converter, Positions, convert_planes
+from sim_backend.device import Device, ProgramOutcome
 from sim_backend.feed import Feed, Product, Slot
+from sim_backend.ideal_steps import IdealSteps
 
 Tensor = torch.Tensor
 _WEIGHT_CACHE = 4096
+_MODELS: dict[str, Callable[[Profile, int], Device]] = {
+    "bulk-rram": BulkRram,
+    "ideal-steps": IdealSteps,
+}
 
 
 class Chip:
@@ -42,16 +50,19 @@ class Chip:
         self.cells = (
             cells.fresh(profile, seed) if state is None else cells.opened(state, profile, seed)
         )
-        self.cells.add("boots", 1)
-        self.boot_id = int.from_bytes(os.urandom(4), "little")
         self.slots: dict[int, Slot] = {}
-        self.cell = bulk_rram.cell_of(profile)
-        self.ramp = bulk_rram.ramp_of(profile)
+        self.device = _MODELS[profile.device.model](profile, seed)
         self._convert_keys = [self._key(t, c.STREAM_CONVERT) for t in range(profile.chip.tiles)]
         self._read_keys = [self._key(t, c.STREAM_READ) for t in range(profile.chip.tiles)]
-        self._cell_keys = [bulk_rram.keys_of(seed, t) for t in range(profile.chip.tiles)]
         self._versions = [0] * profile.chip.tiles
         self._weights: dict[tuple[Region, bool, bool], tuple[int, Tensor]] = {}
+        self.reboot()
+
+    def reboot(self) -> None:
+        """Power comes back: the supplies are off, cells and counters are as they were."""
+        self.cells.add("boots", 1)
+        self.boot_id = int.from_bytes(os.urandom(4), "little")
+        self.slots.clear()
 
     # ------------------------------------------------------------------ counters
 
@@ -82,13 +93,15 @@ class Chip:
         for sample in range(samples):
             place = np.full(1, (start + sample) % (1 << 64), dtype=np.uint64)
             z = noise.normal(self._read_keys[region.tile], place, index.astype(np.uint64))
-            reading = np.rint((g + z * self.cell.reading_error) * top / 65535)
+            reading = np.rint((g + z * self.device.reading_error) * top / 65535)
             total += np.clip(reading, 0, top).astype(np.int64)
         self._count_read(region, samples)
         if last:
             self.cells.positions[region.tile] += np.uint64(1)
-        mean: npt.NDArray[np.float64] = np.rint(total * (65535 / top) / samples)
-        return mean.astype(np.uint16)
+        whole, rest = np.divmod(total * 65535, top * samples)
+        up = (2 * rest > top * samples) | ((2 * rest == top * samples) & (whole % 2 == 1))
+        mean: npt.NDArray[np.uint16] = (whole + up).astype(np.uint16)
+        return mean
 
     def program(
         self,
@@ -98,21 +111,16 @@ class Chip:
         *,
         tolerance: int,
         cycles: int,
-    ) -> tuple[bulk_rram.ProgramOutcome, npt.NDArray[np.uint16]]:
+    ) -> tuple[ProgramOutcome, npt.NDArray[np.uint16]]:
         """Write-verifies cells; returns what it took and a reading of each cell afterwards."""
         readings = np.empty(index.size, dtype=np.uint16)
-        outcome = bulk_rram.program(
-            self.cells.conductances[tile],
-            self.cells.pulses[tile],
-            self.cells.stuck[tile],
+        outcome = self.device.program(
+            self.cells,
+            tile,
             index,
             targets,
             tolerance=tolerance,
             cycles=cycles,
-            cell=self.cell,
-            ramp=self.ramp,
-            keys=self._cell_keys[tile],
-            epoch=int(self.cells.positions[tile]),
             readings=readings,
         )
         self._touched(tile)
@@ -120,7 +128,7 @@ class Chip:
         add("writes", index.size)
         add("reads", outcome.reads)
         add("verify_reads", outcome.reads)
-        self._count_pulses(outcome.set_pulses, outcome.reset_pulses, self.ramp.width)
+        self._count_pulses(outcome.set_pulses, outcome.reset_pulses, self.device.pulse_width)
         return outcome, readings
 
     def pulse(
@@ -134,17 +142,14 @@ class Chip:
         width: int,
     ) -> tuple[int, int]:
         """Applies open-loop pulses; returns how many SET and RESET pulses that were."""
-        bulk_rram.pulse(
-            self.cells.conductances[tile],
-            self.cells.pulses[tile],
-            self.cells.stuck[tile],
+        self.device.pulse(
+            self.cells,
+            tile,
             index,
             counts,
             set_amplitude=set_amplitude,
             reset_amplitude=reset_amplitude,
             width=width,
-            cell=self.cell,
-            keys=self._cell_keys[tile],
         )
         self._touched(tile)
         sets = int(counts[counts > 0].sum(dtype=np.int64))
@@ -165,9 +170,14 @@ class Chip:
         index: npt.NDArray[np.int64] = (region.row + row) * columns + region.column + column
         return index
 
-    def restore(self, blob: bytes) -> None:
-        """Takes a snapshot back (``cells.restore``)."""
-        cells.restore(self.cells, blob)
+    def load(self, tile: int, index: npt.NDArray[np.int64], values: npt.NDArray[np.uint16]) -> None:
+        """Sets conductances as they are, without a pulse."""
+        self.cells.conductances[tile][index] = values
+        self._touched(tile)
+
+    def restore(self, body: bytes, session: int, sequence: int) -> None:
+        """Takes a snapshot's state back (``cells.restore``)."""
+        cells.restore(self.cells, body, session, sequence)
         for tile in range(self.profile.chip.tiles):
             self._touched(tile)
 

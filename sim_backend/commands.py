@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -12,19 +13,17 @@ import numpy.typing as npt
 from boards import costs
 from firmware_protocol import messages as m
 from firmware_protocol.codec import Message
-from firmware_protocol.constants import MAX_REGIONS, Capability, Detail, Status
+from firmware_protocol.constants import MAX_REGIONS, UNROLLED_LIMIT, Capability, Detail, Status
 from firmware_protocol.geometry import answer_bits, output_size, unrolled_size
 from firmware_protocol.packing import pack_codes, packed_size, unpack_codes
-from sim_backend import bulk_rram, noise
-from sim_backend.cells import SnapshotError, snapshot, snapshot_room
+from sim_backend import noise
+from sim_backend.cells import SnapshotError, opened_snapshot, snapshot, snapshot_room
 from sim_backend.chip import Chip
 from sim_backend.feed import Product, Slot
 
 TRANSPOSED, DIFFERENTIAL, SIGNED = 1, 2, 4
 _VMM_ANSWER_HEAD = 5
 _NO_WINDOW = m.Window()
-#: inputs that one request may unroll to; larger batches come in several requests
-_UNROLLED_LIMIT = 1 << 28
 _STATUS_COUNTERS = (
     "vectors", "steps", "tile_operations", "conversions", "saturations", "reads", "writes",
     "set_pulses", "reset_pulses",
@@ -44,8 +43,12 @@ class Refused(Exception):
         self.limit = limit
 
 
+class PowerCut(Exception):
+    """The power failed within a mutating command, as a test had asked for."""
+
+
 class Commands:
-    """Executes decoded requests on a chip."""
+    """Executes decoded requests on a chip, from one power-up to the next."""
 
     def __init__(self, chip: Chip) -> None:
         self._chip = chip
@@ -58,25 +61,54 @@ class Commands:
         self.board_id = int(noise.splitmix(np.array(chip.seed % (1 << 64), dtype=np.uint64)))
         self.corrupt_frames = 0
         self.duplicates = 0
+        self.lapses = 0
+        self.lease_ms = chip.profile.limits.lease_ms
+        self.cut_after: int | None = None
+        self._lapsed = False
+        self._place = (0, 0)
         self._handlers: dict[type[Message], Callable[[Any], Message]] = {
             m.PingRequest: lambda r: m.PingResponse(r.echo),
             m.StatusRequest: self._status,
             m.ConfigureRequest: self._configure,
             m.SafeRequest: self._safe,
+            m.LeaseRequest: self._set_lease,
+            m.JournalRequest: self._journal,
+            m.RebootRequest: lambda _: m.RebootResponse(),
             m.ReadRequest: self._read,
             m.ProgramRequest: self._program,
             m.PulseRequest: self._pulse,
+            m.WearRequest: self._wear,
             m.VmmRequest: self._multiply,
             m.SnapshotRequest: self._take_snapshot,
             m.RestoreRequest: self._restore,
+            m.LoadRequest: self._load,
         }
 
-    def execute(self, request: Message) -> Message:
-        """Does what a request asks; raises ``Refused`` with nothing changed."""
-        answer = self._handlers[type(request)](request)
-        if type(request) in (m.ProgramRequest, m.PulseRequest):
-            self._chip.cells.add("operations", 1)
-        return answer
+    def execute(self, request: Message, session: int = 0, sequence: int = 0) -> Message:
+        """Does what a request asks.
+
+        Raises:
+            Refused: nothing was changed.
+            PowerCut: it was cut short, as ``cut_after`` asks.
+        """
+        self._place = (session, sequence)
+        return self._handlers[type(request)](request)
+
+    @contextmanager
+    def _intent(self, cells: int) -> Iterator[slice]:
+        """Around the change of that many cells: the journal before, the operation counter after.
+
+        Gives the part of the cells to change, which is all of them unless a power cut is due.
+        """
+        state, cut = self._chip.cells, self.cut_after
+        state.begin(*self._place, cells)
+        if cut is not None:
+            yield slice(0, min(cut, cells))
+            state.put("journal_progress", min(cut, cells))
+            state.put("journal_in_doubt", min(1, cells - min(cut, cells)))
+            raise PowerCut
+        yield slice(None)
+        state.commit()
 
     @cached_property
     def description(self) -> m.Description:
@@ -108,14 +140,17 @@ class Commands:
             width_high=limits.width_ns[1],
             pulses_per_command=limits.pulses_per_command,
             cycles_limit=limits.cycles,
+            lifetime_soft=limits.lifetime_soft,
             lifetime_pulses=limits.lifetime_pulses,
+            lease=limits.lease_ms,
         )
 
     def _opcodes(self) -> list[int]:
-        hidden = (
-            () if Capability.SNAPSHOT in self._capabilities
-            else (m.SnapshotRequest, m.RestoreRequest)
-        )  # fmt: skip
+        hidden: list[type[Message]] = []
+        if Capability.SNAPSHOT not in self._capabilities:
+            hidden += [m.SnapshotRequest, m.RestoreRequest]
+        if Capability.LOAD not in self._capabilities:
+            hidden.append(m.LoadRequest)
         return [opcode for opcode, kind in m.REQUESTS.items() if kind not in hidden]
 
     # ------------------------------------------------------------------ state
@@ -131,6 +166,7 @@ class Commands:
             energy=costs.energy_pJ(self._profile, counts),
             corrupt_frames=self.corrupt_frames,
             duplicates=self.duplicates,
+            lapses=self.lapses,
             **{name: cells.count(name) for name in _STATUS_COUNTERS},
         )
 
@@ -147,20 +183,49 @@ class Commands:
         gain = r.multiplier * 2.0 ** (40 - r.shift)
         if not description.gain_low <= gain <= description.gain_high:
             raise Refused(Status.BAD_REQUEST, Detail.GAIN, r.slot)
+        self._lapsed = False
         self._chip.slots[r.slot] = Slot(r.read_voltage, r.word_line, r.multiplier, r.shift)
         return m.ConfigureResponse()
 
     def _safe(self, _: m.SafeRequest) -> m.SafeResponse:
+        self._lapsed = False
         self._chip.slots.clear()
         return m.SafeResponse(powered=0)
+
+    def lease_ends(self) -> None:
+        """The host has been silent for too long: takes the supplies to ground."""
+        if self._chip.slots:
+            self._chip.slots.clear()
+            self._lapsed = True
+            self.lapses += 1
+
+    def _set_lease(self, r: m.LeaseRequest) -> m.LeaseResponse:
+        limit = self._profile.limits.lease_ms
+        if not 1 <= r.duration <= limit:
+            raise Refused(Status.SAFETY, Detail.LEASE, 0, limit)
+        self.lease_ms = r.duration
+        return m.LeaseResponse(powered=int(bool(self._chip.slots)))
+
+    def _journal(self, _: m.JournalRequest) -> m.JournalResponse:
+        names = ("number", "session", "sequence", "progress", "in_doubt")
+        count = self._chip.cells.count
+        return m.JournalResponse(
+            boot_id=self._chip.boot_id,
+            operations=count("operations"),
+            **{name: count("journal_" + name) for name in names},
+        )
 
     def _slot(self, number: int) -> Slot:
         if number >= self._profile.chip.slots:
             raise Refused(Status.BAD_REQUEST, Detail.SLOT, number, self._profile.chip.slots)
         slot = self._chip.slots.get(number)
         if slot is None:
-            raise Refused(Status.SAFETY, Detail.SLOT_EMPTY, number)
+            raise self._unpowered(number)
         return slot
+
+    def _unpowered(self, slot: int) -> Refused:
+        detail = Detail.LEASE if self._lapsed else Detail.SLOT_EMPTY
+        return Refused(Status.SAFETY, detail, slot)
 
     def _need(self, capability: Capability, detail: Detail) -> None:
         if capability not in self._capabilities:
@@ -197,24 +262,24 @@ class Commands:
         description = self.description
         if not 1 <= r.cycles <= description.cycles_limit:
             raise Refused(Status.BAD_REQUEST, Detail.CYCLES, 0, description.cycles_limit)
-        outside = (targets < description.target_low) | (targets > description.target_high)
-        if outside.any():
-            raise Refused(Status.BAD_REQUEST, Detail.TARGET, int(outside.argmax()))
-        worst = bulk_rram.worst_case_pulses(self._chip.ramp, r.cycles)
+        self._check_targets(targets)
+        worst = self._chip.device.worst_case_pulses(r.cycles)
         self._check_lifetime(r.region.tile, cells, np.full(cells.size, worst))
-        outcome, readings = self._chip.program(
-            r.region.tile, cells, targets, tolerance=r.tolerance, cycles=r.cycles
-        )
+        with self._intent(cells.size) as part:
+            outcome, readings = self._chip.program(
+                r.region.tile, cells[part], targets[part], tolerance=r.tolerance, cycles=r.cycles
+            )
         return m.ProgramResponse(
             outcome.set_pulses,
             outcome.reset_pulses,
             outcome.unconverged,
+            self._worn(r.region.tile, cells),
             readings if r.read_back else readings[:0],
         )
 
     def _pulse(self, r: m.PulseRequest) -> m.PulseResponse:
         if not self._chip.slots:
-            raise Refused(Status.SAFETY, Detail.SLOT_EMPTY)
+            raise self._unpowered(0)
         counts = np.asarray(r.counts, dtype=np.int16)
         cells = self._cells(r.region, r.indices, counts.size)
         wanted = np.abs(counts.astype(np.int64))
@@ -229,15 +294,43 @@ class Commands:
         if not low <= r.width <= high:
             raise Refused(Status.SAFETY, Detail.WIDTH, 0, high)
         self._check_lifetime(r.region.tile, cells, wanted)
-        sets, resets = self._chip.pulse(
-            r.region.tile,
-            cells,
-            counts,
-            set_amplitude=r.set_amplitude,
-            reset_amplitude=r.reset_amplitude,
-            width=r.width,
-        )
-        return m.PulseResponse(sets, resets)
+        with self._intent(cells.size) as part:
+            sets, resets = self._chip.pulse(
+                r.region.tile,
+                cells[part],
+                counts[part],
+                set_amplitude=r.set_amplitude,
+                reset_amplitude=r.reset_amplitude,
+                width=r.width,
+            )
+        return m.PulseResponse(sets, resets, self._worn(r.region.tile, cells))
+
+    def _wear(self, r: m.WearRequest) -> m.WearResponse:
+        self._check_region(r.region)
+        if 4 * r.region.rows * r.region.columns > self._profile.link.max_payload:
+            raise Refused(Status.BAD_REQUEST, Detail.ANSWER_SIZE)
+        cells = self._chip.cell_index(r.region)
+        return m.WearResponse(self._chip.cells.pulses[r.region.tile][cells])
+
+    def _load(self, r: m.LoadRequest) -> m.LoadResponse:
+        self._need(Capability.LOAD, Detail.LOAD)
+        values = np.asarray(r.conductances, dtype=np.uint16)
+        cells = self._cells(r.region, (), values.size)
+        self._check_targets(values)
+        with self._intent(cells.size) as part:
+            self._chip.load(r.region.tile, cells[part], values[part])
+        return m.LoadResponse()
+
+    def _worn(self, tile: int, cells: npt.NDArray[np.int64]) -> int:
+        """How many of a command's cells are past the soft budget now."""
+        soft = self._profile.limits.lifetime_soft
+        return int(np.count_nonzero(self._chip.cells.pulses[tile][cells] > soft)) if soft else 0
+
+    def _check_targets(self, targets: npt.NDArray[np.uint16]) -> None:
+        low, high = self.description.target_low, self.description.target_high
+        outside = (targets < low) | (targets > high)
+        if outside.any():
+            raise Refused(Status.BAD_REQUEST, Detail.TARGET, int(outside.argmax()))
 
     def _check_amplitude(self, amplitude: int, which: int) -> None:
         low, high = self._profile.limits.amplitude_mV
@@ -346,8 +439,8 @@ class Commands:
         height, width = output_size(w)
         if not positive or height < 1 or width < 1 or unrolled_size(w) != inputs:
             raise Refused(Status.BAD_REQUEST, Detail.WINDOW)
-        if r.count * height * width * inputs > _UNROLLED_LIMIT:
-            raise Refused(Status.BAD_REQUEST, Detail.WINDOW, 0, _UNROLLED_LIMIT)
+        if r.count * height * width * inputs > UNROLLED_LIMIT:
+            raise Refused(Status.BAD_REQUEST, Detail.WINDOW, 0, UNROLLED_LIMIT)
         return (r.count, w.channels, w.height, w.width), height * width
 
     # ------------------------------------------------------------------ snapshots
@@ -377,7 +470,8 @@ class Commands:
             return m.RestoreResponse(complete=0)
         blob, self._restoring = bytes(self._restoring), bytearray()
         try:
-            self._chip.restore(blob)
+            restored = opened_snapshot(self._chip.cells, blob)
         except SnapshotError:
             raise Refused(Status.BAD_REQUEST, Detail.SNAPSHOT) from None
+        self._chip.restore(restored, *self._place)
         return m.RestoreResponse(complete=1)

@@ -15,12 +15,27 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from boards.errors import LinkError, PortBusyError, UsageError
-from sim_backend.firmware import Firmware
 
 _CHUNK = 1 << 18
 _POLL_SECONDS = 0.2
 #: an answer that nobody takes is dropped after this long, as a firmware would
 _STALLED_SECONDS = 10.0
+
+
+class Disconnected(Exception):
+    """The board's end of a connection goes away, as a fault that was asked for."""
+
+
+class Connection(Protocol):
+    """One link's end of a board."""
+
+    def receive(self, data: bytes) -> bytes: ...
+
+
+class Board(Protocol):
+    """What is served: a firmware, or one behind faults."""
+
+    def connection(self) -> Connection: ...
 
 
 class Server(Protocol):
@@ -34,7 +49,7 @@ class Server(Protocol):
     def close(self) -> None: ...
 
 
-def open_server(listen: str, firmware: Firmware) -> Server:
+def open_server(listen: str, board: Board) -> Server:
     """Opens ``pty`` or ``tcp://host:port``.
 
     Raises:
@@ -42,7 +57,7 @@ def open_server(listen: str, firmware: Firmware) -> Server:
         LinkError: it cannot be listened on.
     """
     if listen == "pty":
-        return PtyServer(firmware)
+        return PtyServer(board)
     try:
         parts = urlsplit(listen)
         host, port = parts.hostname, parts.port
@@ -52,14 +67,14 @@ def open_server(listen: str, firmware: Firmware) -> Server:
         raise UsageError(
             f"'{listen}' cannot be listened on", next="Write tcp://127.0.0.1:0, or pty"
         )
-    return TcpServer(host, port, firmware)
+    return TcpServer(host, port, board)
 
 
 class TcpServer:
-    """One thread a connection; the firmware serves them one request at a time."""
+    """One thread a connection; the board serves them one request at a time."""
 
-    def __init__(self, host: str, port: int, firmware: Firmware) -> None:
-        self._firmware = firmware
+    def __init__(self, host: str, port: int, board: Board) -> None:
+        self._board = board
         self._turn = threading.Lock()
         self._closing = False
         try:
@@ -85,11 +100,11 @@ class TcpServer:
 
     def _talk(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        decoder = self._firmware.decoder()
-        with connection, contextlib.suppress(OSError):
+        board = self._board.connection()
+        with connection, contextlib.suppress(OSError, Disconnected):
             while data := connection.recv(_CHUNK):
                 with self._turn:
-                    answers = self._firmware.receive(data, decoder)
+                    answers = board.receive(data)
                 connection.sendall(answers)
 
     def close(self) -> None:
@@ -100,9 +115,8 @@ class TcpServer:
 class PtyServer:
     """The far end of a pseudo-terminal that any serial program can open."""
 
-    def __init__(self, firmware: Firmware) -> None:
-        self._firmware = firmware
-        self._decoder = firmware.decoder()
+    def __init__(self, board: Board) -> None:
+        self._board = board.connection()
         self._closing = False
         # The near end stays open here too: otherwise reading fails while no program has it open.
         self._master, self._slave = pty.openpty()
@@ -122,7 +136,9 @@ class PtyServer:
             except (OSError, ValueError):
                 # Closed, perhaps by another thread.
                 return
-            self._send(self._firmware.receive(data, self._decoder))
+            # A pseudo-terminal cannot hang up; what would have been a disconnection is silence.
+            with contextlib.suppress(Disconnected):
+                self._send(self._board.receive(data))
 
     def _send(self, answers: bytes) -> None:
         view = memoryview(answers)

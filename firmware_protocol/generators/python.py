@@ -5,7 +5,7 @@ from __future__ import annotations
 from firmware_protocol.spec import INTEGERS, Command, Field, Message, Spec, Struct
 
 _BANNER = "# Generated from spec.yaml by python -m firmware_protocol.generate; do not edit.\n"
-_DTYPES = {"u16": "<u2", "i16": "<i2"}
+_DTYPES = {"u16": "<u2", "i16": "<i2", "u32": "<u4"}
 
 
 def constants(spec: Spec) -> str:

@@ -4,8 +4,8 @@
 #define CIM_PROTOCOL_H
 
 #define CIM_VERSION 1u
-#define CIM_SPEC_HASH 0xFE842AB66D531E55ull
-#define CIM_CRC_SEED 0x6D531E55u
+#define CIM_SPEC_HASH 0x510BE4CB4F3BB950ull
+#define CIM_CRC_SEED 0x4F3BB950u
 #define CIM_CRC_POLYNOMIAL 0x04C11DB7u
 #define CIM_DELIMITER 0x00u
 #define CIM_PAYLOAD_XOR 0x55u
@@ -38,6 +38,8 @@
 #define CIM_STREAM_INITIAL 0x6u
 #define CIM_STREAM_STUCK 0x7u
 #define CIM_STREAM_VERIFY 0x8u
+#define CIM_IDEAL_STEP 0x40u
+#define CIM_UNROLLED_LIMIT 0x10000000u
 
 #define CIM_FLAG_RESPONSE 0x01u
 
@@ -78,6 +80,9 @@
 #define CIM_DETAIL_OFFSET 0x18u
 #define CIM_DETAIL_CYCLES 0x19u
 #define CIM_DETAIL_DIFFERENTIAL 0x1Au
+#define CIM_DETAIL_LEASE 0x1Bu
+#define CIM_DETAIL_LOAD 0x1Cu
+#define CIM_DETAIL_ORDER 0x1Du
 
 #define CIM_CAP_TRANSPOSED 0x01u
 #define CIM_CAP_IMAGES 0x02u
@@ -85,18 +90,24 @@
 #define CIM_CAP_SIGNED_INPUTS 0x08u
 #define CIM_CAP_SNAPSHOT 0x10u
 #define CIM_CAP_DIFFERENTIAL 0x20u
+#define CIM_CAP_LOAD 0x40u
 
 #define CIM_OP_HELLO 0x01u
 #define CIM_OP_PING 0x02u
 #define CIM_OP_STATUS 0x03u
 #define CIM_OP_CONFIGURE 0x04u
 #define CIM_OP_SAFE 0x05u
+#define CIM_OP_LEASE 0x06u
+#define CIM_OP_JOURNAL 0x07u
+#define CIM_OP_REBOOT 0x08u
 #define CIM_OP_READ 0x10u
 #define CIM_OP_PROGRAM 0x11u
 #define CIM_OP_PULSE 0x12u
+#define CIM_OP_WEAR 0x13u
 #define CIM_OP_VMM 0x20u
 #define CIM_OP_SNAPSHOT 0x30u
 #define CIM_OP_RESTORE 0x31u
+#define CIM_OP_LOAD 0x32u
 
 #define CIM_REGION_TILE 0u
 #define CIM_REGION_ROW 2u
@@ -143,8 +154,10 @@
 #define CIM_DESCRIPTION_WIDTH_HIGH 61u
 #define CIM_DESCRIPTION_PULSES_PER_COMMAND 65u
 #define CIM_DESCRIPTION_CYCLES_LIMIT 67u
-#define CIM_DESCRIPTION_LIFETIME_PULSES 68u
-#define CIM_DESCRIPTION_FIXED_SIZE 72u
+#define CIM_DESCRIPTION_LIFETIME_SOFT 68u
+#define CIM_DESCRIPTION_LIFETIME_PULSES 72u
+#define CIM_DESCRIPTION_LEASE 76u
+#define CIM_DESCRIPTION_FIXED_SIZE 80u
 
 /* HELLO_REQUEST: version, spec_hash, flags */
 #define CIM_HELLO_REQUEST_VERSION 0u
@@ -171,7 +184,7 @@
 /* STATUS_REQUEST: empty */
 #define CIM_STATUS_REQUEST_FIXED_SIZE 0u
 
-/* STATUS_RESPONSE: powered, boot_id, operations, time, energy, vectors, steps, tile_operations, conversions, saturations, reads, writes, set_pulses, reset_pulses, corrupt_frames, duplicates */
+/* STATUS_RESPONSE: powered, boot_id, operations, time, energy, vectors, steps, tile_operations, conversions, saturations, reads, writes, set_pulses, reset_pulses, corrupt_frames, duplicates, lapses */
 #define CIM_STATUS_RESPONSE_POWERED 0u
 #define CIM_STATUS_RESPONSE_BOOT_ID 1u
 #define CIM_STATUS_RESPONSE_OPERATIONS 5u
@@ -188,7 +201,8 @@
 #define CIM_STATUS_RESPONSE_RESET_PULSES 93u
 #define CIM_STATUS_RESPONSE_CORRUPT_FRAMES 101u
 #define CIM_STATUS_RESPONSE_DUPLICATES 109u
-#define CIM_STATUS_RESPONSE_FIXED_SIZE 117u
+#define CIM_STATUS_RESPONSE_LAPSES 117u
+#define CIM_STATUS_RESPONSE_FIXED_SIZE 125u
 
 /* CONFIGURE_REQUEST: slot, read_voltage, word_line, multiplier, shift */
 #define CIM_CONFIGURE_REQUEST_SLOT 0u
@@ -207,6 +221,33 @@
 /* SAFE_RESPONSE: powered */
 #define CIM_SAFE_RESPONSE_POWERED 0u
 #define CIM_SAFE_RESPONSE_FIXED_SIZE 1u
+
+/* LEASE_REQUEST: duration */
+#define CIM_LEASE_REQUEST_DURATION 0u
+#define CIM_LEASE_REQUEST_FIXED_SIZE 4u
+
+/* LEASE_RESPONSE: powered */
+#define CIM_LEASE_RESPONSE_POWERED 0u
+#define CIM_LEASE_RESPONSE_FIXED_SIZE 1u
+
+/* JOURNAL_REQUEST: empty */
+#define CIM_JOURNAL_REQUEST_FIXED_SIZE 0u
+
+/* JOURNAL_RESPONSE: boot_id, operations, number, session, sequence, progress, in_doubt */
+#define CIM_JOURNAL_RESPONSE_BOOT_ID 0u
+#define CIM_JOURNAL_RESPONSE_OPERATIONS 4u
+#define CIM_JOURNAL_RESPONSE_NUMBER 12u
+#define CIM_JOURNAL_RESPONSE_SESSION 20u
+#define CIM_JOURNAL_RESPONSE_SEQUENCE 24u
+#define CIM_JOURNAL_RESPONSE_PROGRESS 28u
+#define CIM_JOURNAL_RESPONSE_IN_DOUBT 32u
+#define CIM_JOURNAL_RESPONSE_FIXED_SIZE 36u
+
+/* REBOOT_REQUEST: empty */
+#define CIM_REBOOT_REQUEST_FIXED_SIZE 0u
+
+/* REBOOT_RESPONSE: empty */
+#define CIM_REBOOT_RESPONSE_FIXED_SIZE 0u
 
 /* READ_REQUEST: slot, samples, more, region */
 #define CIM_READ_REQUEST_SLOT 0u
@@ -228,12 +269,13 @@
 #define CIM_PROGRAM_REQUEST_INDICES 15u
 #define CIM_PROGRAM_REQUEST_FIXED_SIZE 15u
 
-/* PROGRAM_RESPONSE: set_pulses, reset_pulses, unconverged, conductances */
+/* PROGRAM_RESPONSE: set_pulses, reset_pulses, unconverged, worn, conductances */
 #define CIM_PROGRAM_RESPONSE_SET_PULSES 0u
 #define CIM_PROGRAM_RESPONSE_RESET_PULSES 4u
 #define CIM_PROGRAM_RESPONSE_UNCONVERGED 8u
-#define CIM_PROGRAM_RESPONSE_CONDUCTANCES 12u
-#define CIM_PROGRAM_RESPONSE_FIXED_SIZE 12u
+#define CIM_PROGRAM_RESPONSE_WORN 12u
+#define CIM_PROGRAM_RESPONSE_CONDUCTANCES 16u
+#define CIM_PROGRAM_RESPONSE_FIXED_SIZE 16u
 
 /* PULSE_REQUEST: set_amplitude, reset_amplitude, width, region, indices, counts */
 #define CIM_PULSE_REQUEST_SET_AMPLITUDE 0u
@@ -243,10 +285,19 @@
 #define CIM_PULSE_REQUEST_INDICES 18u
 #define CIM_PULSE_REQUEST_FIXED_SIZE 18u
 
-/* PULSE_RESPONSE: set_pulses, reset_pulses */
+/* PULSE_RESPONSE: set_pulses, reset_pulses, worn */
 #define CIM_PULSE_RESPONSE_SET_PULSES 0u
 #define CIM_PULSE_RESPONSE_RESET_PULSES 4u
-#define CIM_PULSE_RESPONSE_FIXED_SIZE 8u
+#define CIM_PULSE_RESPONSE_WORN 8u
+#define CIM_PULSE_RESPONSE_FIXED_SIZE 12u
+
+/* WEAR_REQUEST: region */
+#define CIM_WEAR_REQUEST_REGION 0u
+#define CIM_WEAR_REQUEST_FIXED_SIZE 10u
+
+/* WEAR_RESPONSE: pulses */
+#define CIM_WEAR_RESPONSE_PULSES 0u
+#define CIM_WEAR_RESPONSE_FIXED_SIZE 0u
 
 /* VMM_REQUEST: slot, flags, input_bits, row_blocks, count, image, regions, codes */
 #define CIM_VMM_REQUEST_SLOT 0u
@@ -283,6 +334,14 @@
 /* RESTORE_RESPONSE: complete */
 #define CIM_RESTORE_RESPONSE_COMPLETE 0u
 #define CIM_RESTORE_RESPONSE_FIXED_SIZE 1u
+
+/* LOAD_REQUEST: region, conductances */
+#define CIM_LOAD_REQUEST_REGION 0u
+#define CIM_LOAD_REQUEST_CONDUCTANCES 10u
+#define CIM_LOAD_REQUEST_FIXED_SIZE 10u
+
+/* LOAD_RESPONSE: empty */
+#define CIM_LOAD_RESPONSE_FIXED_SIZE 0u
 
 /* REFUSAL: detail, index, limit */
 #define CIM_REFUSAL_DETAIL 0u

@@ -289,7 +289,8 @@ def test_golden_vectors_cover_every_message_of_this_specification() -> None:
 OPEN_ENDED = {
     "HelloResponse": 1, "PingRequest": 1, "PingResponse": 1, "ReadResponse": 2,
     "ProgramRequest": 2, "ProgramResponse": 2, "PulseRequest": 2, "VmmRequest": 1,
-    "VmmResponse": 1, "SnapshotResponse": 1, "RestoreRequest": 1,
+    "VmmResponse": 1, "SnapshotResponse": 1, "RestoreRequest": 1, "WearResponse": 4,
+    "LoadRequest": 2,
 }  # fmt: skip
 
 

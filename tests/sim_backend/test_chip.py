@@ -395,7 +395,7 @@ def test_a_quiet_read_is_the_conductance_to_half_a_code() -> None:
 def test_averaging_reads_narrows_the_noise_as_independent_samples_do() -> None:
     chip = Chip(EMU, 1)
     chip.cells.conductances[...] = 30000
-    sigma = chip.cell.reading_error
+    sigma = chip.device.reading_error
     for samples in (1, 16):
         found = chip.read(Region(0, 0, 64, 0, 64), samples, last=True).astype(float)
         # Each sample is rounded to a code of the converter, which adds a twelfth of its square.

@@ -289,7 +289,9 @@ def test_arbitrary_bytes_never_raise_and_change_nothing(board: Host, data: bytes
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
-@given(opcode=st.integers(2, 255), payload=st.binary(max_size=80))
+@given(
+    opcode=st.integers(2, 255).filter(lambda n: n != Opcode.REBOOT), payload=st.binary(max_size=80)
+)
 def test_arbitrary_payloads_of_any_command_get_one_answer_each(
     board: Host, opcode: int, payload: bytes
 ) -> None:
@@ -640,7 +642,8 @@ def test_a_snapshot_restored_in_parts_gives_the_same_later_results() -> None:
     expected = later_results(host)
     assert later_results(host) != expected
     restored(host, blob)
-    assert np.array_equal(host.chip.cells.counters, counters)
+    lasting = [i for i, name in enumerate(COUNTERS) if not name.startswith("journal_")]
+    assert np.array_equal(host.chip.cells.counters[lasting], counters[lasting])
     assert later_results(host) == expected
 
 
