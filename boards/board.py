@@ -71,6 +71,7 @@ class Board:
             self._driver.limit_window(self.description.window)
             room = min(max_payload or self.description.max_payload, self.description.max_payload)
             self._driver.max_payload = room
+            self._driver.keep_lease(self.description.lease)
         except BaseException:
             self.close(safe=False)
             raise

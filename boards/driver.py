@@ -3,7 +3,9 @@
 A thread reads the link (but for a device in this process, which answers at once) and matches
 answers to requests by session and sequence number; the thread that waits for an answer does the
 resending.  An answer that nobody waits for any more is dropped and counted, so that a late one is
-never taken for the answer to another request.
+never taken for the answer to another request.  Another thread renews the lease while nothing else
+is sent.  At most one mutating request is in flight, so that the board's journal of the last one
+tells what a restart did to it.
 """
 
 from __future__ import annotations
@@ -15,11 +17,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
-from boards import capture
+from boards import capture, recovery
 from boards.errors import (
     CimError,
     DeviceError,
-    IndeterminateError,
     LinkError,
     LinkTimeoutError,
     NoBoardError,
@@ -38,7 +39,6 @@ from firmware_protocol.constants import (
     STATUS_CLASS,
     VERSION,
     Detail,
-    Opcode,
     Status,
 )
 
@@ -46,7 +46,10 @@ R = TypeVar("R", bound=Message)
 _POLL_SECONDS = 0.1
 _HELLO_TRIES = 3
 _HELLO_SECONDS = 1.0
+_ASIDE_TRIES = 5
 _OPEN = 1
+#: a third of the lease goes by in silence before it is renewed, so that two renewals may be lost
+_LEASE_SHARE = 3
 #: a burst of RETRY answers causes one resend, not one each
 _RESEND_PAUSE = 0.02
 #: a request is never sent more often, whatever the board answers
@@ -113,10 +116,14 @@ class Driver:
         self._sequence = 0
         self._changed = threading.Condition()
         self._in_flight: OrderedDict[int, Pending] = OrderedDict()
-        self._hello: list[frames.Frame] = []
+        self._writing = threading.Lock()
+        self._asides: dict[int, frames.Frame] = {}
+        self._boot_id = 0
         self._failure: CimError | None = None
-        self._closing = False
+        self._closing = threading.Event()
         self._last_resend = 0.0
+        self._last_write = time.monotonic()
+        self._renewer: threading.Thread | None = None
         self._decoder = frames.Decoder()
         self._reader: threading.Thread | None = None
         if isinstance(link, InProcessLink):
@@ -135,8 +142,13 @@ class Driver:
             SpecMismatchError: the board speaks another version or specification.
         """
         request = m.HelloRequest(VERSION, SPEC_HASH, _OPEN)
-        frame = frames.encode(Opcode.HELLO, self._session, 0, request.parts())
-        answer = self._exchange_hello(frame)
+        answer = self._aside(request, _HELLO_TRIES, _HELLO_SECONDS)
+        if answer is None:
+            raise NoBoardError(
+                f"What is at {self._link.name} does not answer as a board would",
+                left="Nothing but a greeting was sent",
+                next="Check --port, and that the board runs its firmware",
+            )
         try:
             response = m.HelloResponse.decode(answer.payload)
         except PayloadError:
@@ -152,26 +164,55 @@ class Driver:
                 left="The board was not touched",
                 next="Install the cimctl that belongs to the firmware, or update the firmware",
             )
+        self._boot_id = response.boot_id
         return response
 
-    def _exchange_hello(self, frame: bytes) -> frames.Frame:
-        self._hello.clear()
-        # A delimiter first: whatever the line picked up before ends here.
-        for _ in range(_HELLO_TRIES):
+    def journal(self) -> m.JournalResponse | None:
+        """The board's journal, asked outside of the order; None where no answer comes."""
+        frame = self._aside(m.JournalRequest(), _ASIDE_TRIES, self._patience())
+        if frame is None or frame.status != Status.OK:
+            return None
+        try:
+            return m.JournalResponse.decode(frame.payload)
+        except PayloadError:
+            return None
+
+    def keep_lease(self, milliseconds: int) -> None:
+        """Renews the board's lease of that length from now on, whenever nothing else is sent."""
+        if milliseconds and self._renewer is None:
+            request = m.LeaseRequest(milliseconds)
+            frame = frames.encode(request.OPCODE, self._session, 0, request.parts())
+            pause = milliseconds / 1000 / _LEASE_SHARE
+            self._renewer = threading.Thread(
+                target=self._renew, args=(frame, pause), name="cim-lease", daemon=True
+            )
+            self._renewer.start()
+
+    def _renew(self, frame: bytes, pause: float) -> None:
+        wait = pause
+        while not self._closing.wait(wait) and self._failure is None:
+            silence = time.monotonic() - self._last_write
+            if silence >= pause:
+                self._write(frame)
+            wait = max(pause - silence, pause / 10) if silence < pause else pause
+
+    def _aside(self, message: Message, tries: int, seconds: float) -> frames.Frame | None:
+        """A request outside of the order, which may be repeated at will, and its answer."""
+        frame = frames.encode(message.OPCODE, self._session, 0, message.parts())
+        opcode = int(message.OPCODE)
+        self._asides.pop(opcode, None)
+        for _ in range(tries):
+            # A delimiter first: whatever the line picked up before ends here.
             self._write(b"\0" + frame)
             with self._changed:
                 self._changed.wait_for(
-                    lambda: bool(self._hello) or self._failure is not None, _HELLO_SECONDS
+                    lambda: opcode in self._asides or self._failure is not None, seconds
                 )
-                if self._hello:
-                    return self._hello[0]
+                if opcode in self._asides:
+                    return self._asides.pop(opcode)
                 if self._failure is not None:
                     break
-        raise NoBoardError(
-            f"What is at {self._link.name} does not answer as a board would",
-            left="Nothing but a greeting was sent",
-            next="Check --port, and that the board runs its firmware",
-        )
+        return None
 
     def limit_window(self, window: int) -> None:
         """Takes the board's own limit of requests in flight into account."""
@@ -187,9 +228,11 @@ class Driver:
                 # Counted from the oldest unanswered one, also where later ones have been answered:
                 # the board keeps no more answers than a window for those that got lost.
                 oldest = next(iter(self._in_flight.values()), None)
-                if oldest is None or self._sequence + 1 - oldest.sequence < self._window:
+                full = oldest and self._sequence + 1 - oldest.sequence >= self._window
+                blocking = oldest if full else self._mutating(message)
+                if blocking is None:
                     break
-            self._wait(oldest)
+            self._wait(blocking)
         self._sequence += 1
         frame = frames.encode(message.OPCODE, self._session, self._sequence, message.parts())
         pending = Pending(message, self._sequence, frame)
@@ -198,13 +241,21 @@ class Driver:
         self._write(frame)
         return pending
 
+    def _mutating(self, message: Message) -> Pending | None:
+        """The mutating request in flight that another one has to wait for."""
+        if message.OPCODE not in m.MUTATING:
+            return None
+        in_flight = self._in_flight.values()
+        return next((p for p in in_flight if p.message.OPCODE in m.MUTATING), None)
+
     def result(self, pending: Pending, kind: type[R]) -> R:
         """Waits for the answer to a request.
 
         Raises:
             DeviceError: the board refused or failed; its subclasses say which.
             LinkError: the link failed and nothing was changed by this request.
-            IndeterminateError: the link failed and it is unknown whether it was applied.
+            RestartedError: the board was restarted; says whether the request was applied.
+            IndeterminateError: it is unknown whether, or to which cells, it was applied.
         """
         self._wait(pending)
         answer = cast("frames.Frame", pending.answer)
@@ -224,10 +275,11 @@ class Driver:
 
     def close(self) -> None:
         """Ends the reader thread and the link; may be called twice."""
-        self._closing = True
+        self._closing.set()
         self._link.close()
-        if self._reader is not None and self._reader is not threading.current_thread():
-            self._reader.join(timeout=5)
+        for thread in (self._reader, self._renewer):
+            if thread is not None and thread is not threading.current_thread():
+                thread.join(timeout=5)
         if self._recorder is not None:
             self._recorder.close()
 
@@ -245,10 +297,10 @@ class Driver:
                 if pending.answer is not None:
                     return
                 if self._failure is not None:
-                    raise self._lost(pending, self._failure)
+                    raise recovery.lost(pending.message, self._place(pending), self._failure)
                 early = self._early()
             if self._hopeless():
-                raise self._lost(pending, self._silent())
+                raise recovery.lost(pending.message, self._place(pending), self._silent())
             if early:
                 pause = self._last_resend + _RESEND_PAUSE - time.monotonic()
                 if pause > 0:
@@ -292,18 +344,30 @@ class Driver:
             next="Check cable and power, then 'cimctl board info'",
         )
 
-    def _lost(self, pending: Pending, failure: CimError) -> CimError:
-        """What a failed link means for a request that has no answer."""
-        if pending.message.OPCODE not in m.MUTATING:
-            return failure
-        cells = named_cells(pending.message)
-        shown = ", ".join(f"tile {t} row {r} column {c}" for t, r, c in cells[:4])
-        more = f" and {len(cells) - 4} more" if len(cells) > 4 else ""
-        return IndeterminateError(
-            f"{failure.what}; it is unknown whether the last {_name(pending)} was applied",
-            left=f"Cells concerned: {shown}{more}" if cells else "The whole chip is concerned",
-            next="Read those cells before going on",
-            cells=cells,
+    def _place(self, pending: Pending) -> tuple[int, int]:
+        return self._session, pending.sequence
+
+    def _session_lost(self, pending: Pending) -> CimError:
+        """The board does not know the session: what happened to it, and to a request in flight."""
+        journal = self.journal()
+        if journal is None:
+            failure = LinkError(
+                f"The board at {self._link.name} no longer knows this session",
+                next="Check that no other program uses the board, and start again",
+            )
+        elif journal.boot_id == self._boot_id:
+            failure = LinkError(
+                f"Another program took the session of the board at {self._link.name}",
+                next="Close the other program, and start again",
+            )
+        else:
+            return recovery.restarted(
+                self._link.name, pending.message, self._place(pending), journal
+            )
+        return (
+            recovery.lost(pending.message, self._place(pending), failure)
+            if pending.sends > 1
+            else failure
         )
 
     def _refusal(self, pending: Pending, answer: frames.Frame) -> CimError:
@@ -313,12 +377,7 @@ class Driver:
         except PayloadError:
             refusal = m.Refusal(0, 0, 0)
         if answer.status in (Status.NO_SESSION, Status.STALE):
-            failure = LinkError(
-                f"The board at {self._link.name} no longer knows this session: it was restarted, "
-                "or another program took it",
-                next="Check that no other program uses the board, and start again",
-            )
-            return self._lost(pending, failure) if pending.sends > 1 else failure
+            return self._session_lost(pending)
         reason = DETAIL_TEXT.get(cast("Detail", refusal.detail), f"detail {refusal.detail}")
         limit = f" (limit {refusal.limit})" if refusal.limit else ""
         what = f"The board refused {name}: {reason}{limit}, at index {refusal.index}"
@@ -339,21 +398,24 @@ class Driver:
     def _write(self, data: bytes) -> None:
         if self._recorder is not None:
             self._recorder.record(capture.TO_BOARD, data)
-        self.statistics.frames += 1
-        self.statistics.bytes_tx += len(data)
-        try:
-            self._link.write(data)
-        except LinkError as error:
-            self._fail(error)
+        # The lease is renewed by another thread than the one that asks.
+        with self._writing:
+            self.statistics.frames += 1
+            self.statistics.bytes_tx += len(data)
+            self._last_write = time.monotonic()
+            try:
+                self._link.write(data)
+            except LinkError as error:
+                self._fail(error)
 
     def _read(self) -> None:
-        while not self._closing:
+        while not self._closing.is_set():
             try:
                 data = self._link.read(_POLL_SECONDS)
                 if data:
                     self._arrived(data)
             except CimError as error:
-                if not self._closing:
+                if not self._closing.is_set():
                     self._fail(error)
                 return
 
@@ -371,8 +433,8 @@ class Driver:
 
     def _match(self, frame: frames.Frame) -> None:
         self.statistics.frames += 1
-        if frame.opcode == Opcode.HELLO and frame.session == self._session:
-            self._hello.append(frame)
+        if frame.sequence == 0 and frame.session == self._session:
+            self._asides[frame.opcode] = frame
             return
         pending = self._in_flight.get(frame.sequence)
         known = pending is not None and frame.opcode == pending.message.OPCODE
@@ -392,22 +454,6 @@ class Driver:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-
-def named_cells(message: Message) -> list[tuple[int, int, int]]:
-    """The cells that a mutating command names, as (tile, row, column)."""
-    if not isinstance(message, m.ProgramRequest | m.PulseRequest):
-        return []
-    region = message.region
-    within = list(message.indices) or range(region.rows * region.columns)
-    return [
-        (
-            region.tile,
-            region.row + int(i) // region.columns,
-            region.column + int(i) % region.columns,
-        )
-        for i in within
-    ]
 
 
 def _name(pending: Pending) -> str:

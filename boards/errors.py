@@ -9,6 +9,7 @@ The tree, and when each class appears:
     │   └── SpecMismatchError   it is a board, but it speaks another specification
     ├── LinkError            the link failed: cannot be opened, went away, or stayed silent
     │   ├── PortBusyError    somebody else holds the port or the board
+    │   ├── RestartedError   the board was restarted; says what became of the last command
     │   └── LinkTimeoutError no answer within the time limit, retries included
     ├── DeviceError          the board answered that it cannot do this, or failed doing it
     │   └── UnsupportedError the board does not offer the operation
@@ -23,6 +24,7 @@ do *next*.  The classes know nothing of exit codes; those belong to the command 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 
 
 class CimError(Exception):
@@ -69,6 +71,37 @@ class PortBusyError(LinkError):
     """Another program holds the port or the board."""
 
 
+class Outcome(Enum):
+    """What became of a mutating command whose answer never came."""
+
+    #: nothing was changed by it
+    NOT_APPLIED = "not applied"
+    #: it was applied whole, once
+    APPLIED = "applied"
+    #: it was cut short: its first cells are done, the error names those in doubt
+    PARTLY = "partly applied"
+    UNKNOWN = "unknown"
+
+
+class RestartedError(LinkError):
+    """The board was restarted: its supplies are off, its cells are as they were.
+
+    Attributes:
+        outcome: what became of the request that met the restart, where it is a mutating one.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        left: str = "",
+        next: str = "",
+        outcome: Outcome = Outcome.NOT_APPLIED,
+    ) -> None:
+        super().__init__(what, left=left, next=next)
+        self.outcome = outcome
+
+
 class LinkTimeoutError(LinkError):
     """No answer came within the time limit, retries included."""
 
@@ -107,10 +140,13 @@ class SafetyRefusal(DeviceError):
 
 
 class IndeterminateError(CimError):
-    """It cannot be known whether a mutating command was applied.
+    """It cannot be known whether a mutating command was applied, or to which of its cells.
 
     Attributes:
         cells: the cells concerned, as (tile, row, column).
+        outcome: ``UNKNOWN``, or ``PARTLY`` where the board says how far it came.
+        done: cells before those concerned that were changed for certain, as the command asks.
+        place: (session, sequence) of the command, for the board's journal.
     """
 
     def __init__(
@@ -120,9 +156,15 @@ class IndeterminateError(CimError):
         left: str = "",
         next: str = "",
         cells: Sequence[tuple[int, int, int]] = (),
+        outcome: Outcome = Outcome.UNKNOWN,
+        done: int = 0,
+        place: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__(what, left=left, next=next)
         self.cells = tuple(cells)
+        self.outcome = outcome
+        self.done = done
+        self.place = place
 
 
 class StorageError(CimError):

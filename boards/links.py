@@ -81,22 +81,19 @@ class InProcessLink:
         self._answers.put(b"")
 
 
-class TcpLink:
-    """A TCP connection, the algorithm that delays small packets switched off."""
+class SocketLink:
+    """A connected stream socket.
+
+    Args:
+        name: what messages call it.
+        connected: the socket, which belongs to the link from now on.
+    """
 
     rate: float | None = None
 
-    def __init__(self, host: str, port: int) -> None:
-        self.name = f"tcp://{host}:{port}"
-        try:
-            self._socket = socket.create_connection((host, port), timeout=_CONNECT_SECONDS)
-        except (OSError, UnicodeError) as error:
-            # A name with an empty or too long label does not get as far as the resolver.
-            raise NoBoardError(
-                f"Nothing answers at {self.name}: {getattr(error, 'strerror', None) or error}",
-                next="Start the board or 'cimctl emu serve', and check the address",
-            ) from None
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, name: str, connected: socket.socket) -> None:
+        self.name = name
+        self._socket = connected
         self._socket.settimeout(None)
 
     def write(self, data: bytes) -> None:
@@ -121,6 +118,23 @@ class TcpLink:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+
+class TcpLink(SocketLink):
+    """A TCP connection, the algorithm that delays small packets switched off."""
+
+    def __init__(self, host: str, port: int) -> None:
+        name = f"tcp://{host}:{port}"
+        try:
+            connected = socket.create_connection((host, port), timeout=_CONNECT_SECONDS)
+        except (OSError, UnicodeError) as error:
+            # A name with an empty or too long label does not get as far as the resolver.
+            raise NoBoardError(
+                f"Nothing answers at {name}: {getattr(error, 'strerror', None) or error}",
+                next="Start the board or 'cimctl emu serve', and check the address",
+            ) from None
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        super().__init__(name, connected)
 
 
 class SerialLink:

@@ -78,6 +78,10 @@ def _open(profile: Profile, options: BoardOptions) -> links.Link:
         from sim_backend.firmware import Firmware
 
         return links.InProcessLink(Firmware(Chip(profile, options.seed)), profile.name)
+    if profile.link.kind in ("native", "qemu"):
+        from boards import launch
+
+        return launch.start(profile, options.seed)
     raise NoBoardError(
         f"Board '{profile.name}' is hardware, and no port was given",
         next=f"Name it with --port, or emulate it: cimctl emu serve --board {profile.name} "

@@ -146,6 +146,7 @@ class Decoder:
     """
 
     def __init__(self, max_payload: int = 1 << 24, *, crc_seed: int = CRC_SEED) -> None:
+        self._max_payload = max_payload
         self._limit = wire_size(max_payload)
         self._crc_seed = crc_seed
         self._pending: list[bytes] = []
@@ -182,6 +183,8 @@ class Decoder:
             if isinstance(stuffed, CorruptFrame)
             else decode(stuffed, crc_seed=self._crc_seed)
         )
+        if isinstance(result, Frame) and len(result.payload) > self._max_payload:
+            result = CorruptFrame("too long", len(result.payload))
         if isinstance(result, CorruptFrame):
             self.corrupt += 1
         return result

@@ -1268,7 +1268,8 @@ class SnapshotResponse(Message):
 class RestoreRequest(Message):
     """RESTORE, request: Takes a snapshot back, in parts from offset 0 on. Nothing changes
     before the last part has arrived and the whole is found sound and of this chip's
-    geometry. The operation counter becomes that of the snapshot.
+    geometry; a power loss drops the parts that have arrived, and only the last one is
+    written to the journal. The operation counter becomes that of the snapshot.
 
     Attributes:
         offset: place of this part.
@@ -1307,7 +1308,8 @@ class RestoreRequest(Message):
 class RestoreResponse(Message):
     """RESTORE, answer: Takes a snapshot back, in parts from offset 0 on. Nothing changes
     before the last part has arrived and the whole is found sound and of this chip's
-    geometry. The operation counter becomes that of the snapshot.
+    geometry; a power loss drops the parts that have arrived, and only the last one is
+    written to the journal. The operation counter becomes that of the snapshot.
 
     Attributes:
         complete: 1: restored; 0: more parts are wanted.

@@ -26,10 +26,12 @@ from sim_backend import noise
 COUNTERS: Final = (
     "operations", "vectors", "steps", "tile_operations", "conversions", "saturations", "reads",
     "verify_reads", "writes", "set_pulses", "reset_pulses", "pulse_width_ns", "boots",
-    "journal_number", "journal_session", "journal_sequence", "journal_progress", "journal_in_doubt",
+    "journal_number", "journal_session", "journal_sequence", "journal_cells", "journal_progress",
+    "journal_in_doubt",
 )  # fmt: skip
 #: what stays the chip's own when a snapshot is laid over it
-_OWN = tuple(COUNTERS.index(n) for n in COUNTERS if n == "boots" or n.startswith("journal_"))
+_OWN = tuple(n == "boots" or n.startswith("journal_") for n in COUNTERS)
+_LAID_OVER = ~np.array(_OWN)
 _MAGIC = b"CIMCELL2"
 _HEAD = struct.Struct("<8sI")
 _HEAD_ROOM = 4096
@@ -71,6 +73,7 @@ class Cells:
         # The session last: until it is there, the entry is nobody's, and nothing has changed yet.
         self.put("journal_session", 0)
         self.put("journal_sequence", sequence)
+        self.put("journal_cells", cells)
         self.put("journal_progress", 0)
         self.put("journal_in_doubt", cells)
         self.put("journal_number", self.count("operations") + 1)
@@ -147,14 +150,12 @@ def opened_snapshot(cells: Cells, blob: bytes) -> bytes:
 def restore(cells: Cells, body: bytes, session: int, sequence: int) -> None:
     """Lays a snapshot's state over the chip; its boots and its journal stay its own."""
     cells.begin(session, sequence, cells.conductances.size)
-    own = {i: int(cells.counters[i]) for i in _OWN}
     at = 0
     for array in cells.arrays():
         data = np.frombuffer(body, dtype=array.dtype, count=array.size, offset=at)
-        array[...] = data.reshape(array.shape)
+        keep = _LAID_OVER if array is cells.counters else ...
+        array[keep] = data.reshape(array.shape)[keep]
         at += array.nbytes
-    for i, value in own.items():
-        cells.counters[i] = value
     cells.put("journal_number", cells.count("operations"))
 
 

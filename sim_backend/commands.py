@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from boards import costs
+from boards.description import capabilities, describe
 from firmware_protocol import messages as m
 from firmware_protocol.codec import Message
 from firmware_protocol.constants import MAX_REGIONS, UNROLLED_LIMIT, Capability, Detail, Status
@@ -53,9 +53,9 @@ class Commands:
     def __init__(self, chip: Chip) -> None:
         self._chip = chip
         self._profile = chip.profile
-        self._capabilities = Capability(0)
-        for name in self._profile.chip.capabilities:
-            self._capabilities |= Capability[name]
+        self._capabilities = capabilities(chip.profile)
+        #: what the board says of itself
+        self.description = describe(chip.profile)
         self._snapshot = b""
         self._restoring = bytearray()
         self.board_id = int(noise.splitmix(np.array(chip.seed % (1 << 64), dtype=np.uint64)))
@@ -100,58 +100,17 @@ class Commands:
 
         Gives the part of the cells to change, which is all of them unless a power cut is due.
         """
-        state, cut = self._chip.cells, self.cut_after
+        state = self._chip.cells
         state.begin(*self._place, cells)
-        if cut is not None:
-            yield slice(0, min(cut, cells))
-            state.put("journal_progress", min(cut, cells))
-            state.put("journal_in_doubt", min(1, cells - min(cut, cells)))
+        if self.cut_after is not None:
+            certain = min(self.cut_after, cells - 1)
+            # Every other cut falls after the cell that is in doubt, so that both can be met.
+            yield slice(0, certain + self.cut_after % 2)
+            state.put("journal_progress", certain)
+            state.put("journal_in_doubt", 1)
             raise PowerCut
         yield slice(None)
         state.commit()
-
-    @cached_property
-    def description(self) -> m.Description:
-        """What the board says of itself."""
-        chip, limits = self._profile.chip, self._profile.limits
-        units = self._profile.units
-        low, high = (self._profile.gain(span) for span in reversed(chip.adc_span_uA))
-        return m.Description(
-            capabilities=int(self._capabilities),
-            opcodes=sum(1 << opcode for opcode in self._opcodes()),
-            tiles=chip.tiles,
-            rows=chip.rows,
-            columns=chip.columns,
-            input_bits=chip.input_bits,
-            adc_bits=chip.adc_bits,
-            pair_conversions=chip.pair_conversions,
-            slots=chip.slots,
-            window=self._profile.link.window,
-            max_payload=self._profile.link.max_payload,
-            conductance_full_scale=round(chip.conductance_full_scale_uS * 1e6),
-            target_low=units(self._profile.device.low_uS),
-            target_high=units(self._profile.device.high_uS),
-            gain_low=int(low * 2**40),
-            gain_high=int(high * 2**40) + 1,
-            read_voltage_limit=limits.read_voltage_mV,
-            amplitude_low=limits.amplitude_mV[0],
-            amplitude_high=limits.amplitude_mV[1],
-            width_low=limits.width_ns[0],
-            width_high=limits.width_ns[1],
-            pulses_per_command=limits.pulses_per_command,
-            cycles_limit=limits.cycles,
-            lifetime_soft=limits.lifetime_soft,
-            lifetime_pulses=limits.lifetime_pulses,
-            lease=limits.lease_ms,
-        )
-
-    def _opcodes(self) -> list[int]:
-        hidden: list[type[Message]] = []
-        if Capability.SNAPSHOT not in self._capabilities:
-            hidden += [m.SnapshotRequest, m.RestoreRequest]
-        if Capability.LOAD not in self._capabilities:
-            hidden.append(m.LoadRequest)
-        return [opcode for opcode, kind in m.REQUESTS.items() if kind not in hidden]
 
     # ------------------------------------------------------------------ state
 
@@ -207,12 +166,18 @@ class Commands:
         return m.LeaseResponse(powered=int(bool(self._chip.slots)))
 
     def _journal(self, _: m.JournalRequest) -> m.JournalResponse:
-        names = ("number", "session", "sequence", "progress", "in_doubt")
         count = self._chip.cells.count
+        progress, in_doubt = count("journal_progress"), count("journal_in_doubt")
+        if count("journal_number") <= count("operations"):
+            progress, in_doubt = count("journal_cells"), 0
         return m.JournalResponse(
             boot_id=self._chip.boot_id,
             operations=count("operations"),
-            **{name: count("journal_" + name) for name in names},
+            number=count("journal_number"),
+            session=count("journal_session"),
+            sequence=count("journal_sequence"),
+            progress=progress,
+            in_doubt=in_doubt,
         )
 
     def _slot(self, number: int) -> Slot:

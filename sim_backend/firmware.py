@@ -69,7 +69,10 @@ class Firmware:
         self._power_up()
 
     def cut_next(self, cells: int) -> None:
-        """The power will fail within the next mutating command, after that many cells of it."""
+        """The power will fail within the next PROGRAM, PULSE or LOAD, after that many cells.
+
+        The journal names the next one as in doubt; of an odd number of cells, it is done.
+        """
         self._commands.cut_after = cells
 
     @property

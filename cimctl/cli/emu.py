@@ -28,8 +28,15 @@ def emu() -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="File that the cells live in; they survive even a kill.",
 )
+@click.option(
+    "--faults",
+    help="Faults of line and power, as probabilities a frame and a seed, e.g. "
+    "drop=0.01,flip=0.01,seed=7.",
+)
 @json_option
-def serve(board: str, listen: str, seed: int, state: Path | None, json: bool) -> None:
+def serve(
+    board: str, listen: str, seed: int, state: Path | None, faults: str | None, json: bool
+) -> None:
     """Serve an emulated board until Ctrl-C; prints the address that --port takes.
 
     \b
@@ -40,16 +47,19 @@ def serve(board: str, listen: str, seed: int, state: Path | None, json: bool) ->
 
     from boards import catalogue, locks
     from sim_backend.chip import Chip
+    from sim_backend.faults import Faults, FaultyBoard
     from sim_backend.firmware import Firmware
     from sim_backend.server import open_server
 
     # Its sums are exact: more threads give the same bits, and rob the trainer beside it.
     torch.set_num_threads(1)
     profile = catalogue.load(board)
+    wanted = None if faults is None else Faults.parse(faults)
     # Two emulators on one file would each write over the other's cells.
     lock = locks.acquire(str(state.resolve())) if state else None
-    server = open_server(listen, Firmware(Chip(profile, seed, state)))
-    values = {"board": profile.name, "port": server.address, "seed": seed}
+    firmware = Firmware(Chip(profile, seed, state))
+    server = open_server(listen, firmware if wanted is None else FaultyBoard(firmware, wanted))
+    values = {"board": profile.name, "port": server.address, "seed": seed, "faults": faults}
     show(json, "cimctl.emu.serve/1", values, server.address)
     sys.stdout.flush()
     try:

@@ -275,6 +275,13 @@ class Trainer:
                 convert.put_weights(layer)
         elif saved["snapshot"] is not None and Capability.SNAPSHOT in board.capabilities:
             board.restore(saved["snapshot"])
+        elif board.status().operations < saved["operations"]:
+            self._notify(
+                "This chip does not hold the run any more: it is programmed with the weights, and "
+                "the result will differ"
+            )
+            for layer in convert.analog_layers(self.model):
+                convert.put_weights(layer)
         elif board.status().operations != saved["operations"]:
             self._notify("The chip was written to since the checkpoint: its cells are read again")
             for layer in convert.analog_layers(self.model):

@@ -277,10 +277,10 @@ def test_a_busy_port_is_a_link_error(cimctl: Command, elsewhere: Path, terminal:
 
 
 class Echo:
-    def decoder(self) -> None:
-        return None
+    def connection(self) -> Echo:
+        return self
 
-    def receive(self, data: bytes, _: object) -> bytes:
+    def receive(self, data: bytes) -> bytes:
         return data
 
 
