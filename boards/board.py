@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from dataclasses import dataclass
 from typing import Self
 
@@ -10,15 +11,28 @@ import filelock
 import numpy as np
 import numpy.typing as npt
 
+from boards import limits, recovery
 from boards.capture import CaptureWriter
 from boards.driver import Driver, LinkStatistics
-from boards.errors import CimError, DeviceError, SafetyRefusal, UnsupportedError, UsageError
+from boards.errors import (
+    CimError,
+    DeviceError,
+    IndeterminateError,
+    LinkError,
+    Outcome,
+    RestartedError,
+    SafetyRefusal,
+    UnsupportedError,
+    UsageError,
+)
 from boards.links import Link
 from boards.multiply import Codes, Matrix, Multiplier, Products
 from boards.profile import Profile
 from boards.tile import CELL_SLOT, Tile
 from firmware_protocol import messages as m
 from firmware_protocol.constants import Capability, Opcode
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -58,6 +72,7 @@ class Board:
         self.traffic = Traffic()
         self._lock = lock
         self._closed = False
+        self._told_worn = False
         self._driver = Driver(
             link,
             window=window or profile.link.window,
@@ -127,6 +142,30 @@ class Board:
                 next="Switch the board off",
             )
 
+    def journal(self) -> m.JournalResponse:
+        """The board's journal of its last mutating command."""
+        journal = self._driver.journal()
+        if journal is None:
+            raise LinkError(f"The board '{self.hello.model}' does not answer for its journal")
+        return journal
+
+    def outcome(self, error: IndeterminateError) -> tuple[Outcome, int, list[tuple[int, int, int]]]:
+        """What became of a command that an earlier connection to this board could not settle.
+
+        Opening this one has shut the earlier session out, so nothing of it can arrive any more.
+
+        Returns:
+            The outcome; how many of ``error.cells`` were changed for certain; those in doubt.
+        """
+        return recovery.outcome_of(self.journal(), error.place, error.cells)
+
+    def reboot(self) -> None:
+        """Restarts the board; this connection's session is gone afterwards."""
+        # Where the answer is lost, the retry meets a board that has already done it.
+        with contextlib.suppress(RestartedError):
+            self._driver.call(m.RebootRequest(), m.RebootResponse)
+        self._driver.await_restart()
+
     def configure(self, slot: int, gain: float) -> None:
         """Fills a configuration slot.
 
@@ -137,6 +176,9 @@ class Board:
         gain = min(max(gain, self.gain_range[0]), self.gain_range[1])
         multiplier, shift = gain_integers(gain)
         programming = self.profile.programming
+        limits.check_read_voltage(
+            self.profile.limits, self.description, programming.read_voltage_mV
+        )
         request = m.ConfigureRequest(
             slot, programming.read_voltage_mV, programming.word_line, multiplier, shift
         )
@@ -217,9 +259,24 @@ class Board:
         if self._closed:
             return
         self._closed = True
-        if safe:
-            with contextlib.suppress(CimError):
-                self.safe()
+        try:
+            if safe:
+                self._leave_safe()
+        finally:
+            self._close_link()
+
+    def _leave_safe(self) -> None:
+        try:
+            self.safe()
+        except RestartedError:
+            # A board that has just started has its supplies off.
+            return
+        except CimError as error:
+            lease = self.description.lease / 1000
+            then = f"its lease ends by itself within {lease:g} s" if lease else "switch it off"
+            _LOG.warning("The board could not be told to go safe: %s; %s.", error.what, then)
+
+    def _close_link(self) -> None:
         try:
             self._driver.close()
         finally:
@@ -245,9 +302,28 @@ class Board:
         self.traffic.packed_rx += 2 * len(answer.conductances)
         return answer
 
+    def exchange_wear(self, request: m.WearRequest) -> npt.NDArray[np.uint32]:
+        answer = self._driver.call(request, m.WearResponse)
+        return np.asarray(answer.pulses, dtype=np.uint32)
+
+    def exchange_load(self, request: m.LoadRequest) -> None:
+        self._driver.call(request, m.LoadResponse)
+
     def exchange_pulse(self, request: m.PulseRequest) -> m.PulseResponse:
         self.traffic.packed_tx += 2 * (len(request.counts) + len(request.indices))
         return self._driver.call(request, m.PulseResponse)
+
+    def note_worn(self, cells: int) -> None:
+        """Tells the user, once, that cells have passed their soft lifetime budget."""
+        if cells and not self._told_worn:
+            self._told_worn = True
+            _LOG.warning(
+                "%d cells just written have had more than %d pulses in their life, the soft "
+                "budget; at %d the board refuses them.",
+                cells,
+                self.description.lifetime_soft,
+                self.description.lifetime_pulses,
+            )
 
     @property
     def room(self) -> int:

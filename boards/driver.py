@@ -47,6 +47,7 @@ _POLL_SECONDS = 0.1
 _HELLO_TRIES = 3
 _HELLO_SECONDS = 1.0
 _ASIDE_TRIES = 5
+_RESTART_TRIES, _RESTART_SECONDS = 60, 0.25
 _OPEN = 1
 #: a third of the lease goes by in silence before it is renewed, so that two renewals may be lost
 _LEASE_SHARE = 3
@@ -176,6 +177,21 @@ class Driver:
             return m.JournalResponse.decode(frame.payload)
         except PayloadError:
             return None
+
+    def await_restart(self) -> None:
+        """Waits until the board answers under another boot id.
+
+        Raises:
+            LinkTimeoutError: it does not come back.
+        """
+        for _ in range(_RESTART_TRIES):
+            # What reaches a UART that is being reset is lost: ask again soon.
+            frame = self._aside(m.JournalRequest(), 1, _RESTART_SECONDS)
+            if frame is not None and frame.status == Status.OK:
+                if m.JournalResponse.decode(frame.payload).boot_id != self._boot_id:
+                    return
+                time.sleep(_RESTART_SECONDS)
+        raise self._silent()
 
     def keep_lease(self, milliseconds: int) -> None:
         """Renews the board's lease of that length from now on, whenever nothing else is sent."""

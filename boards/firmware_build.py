@@ -50,11 +50,23 @@ RV32 = Target(
     ("riscv64-unknown-elf-gcc",),
     "gcc-riscv64-unknown-elf",
     (
-        "-Os", "-march=rv32imac", "-mabi=ilp32", "-mcmodel=medany", "-ffreestanding",
+        "-O2", "-march=rv32imac", "-mabi=ilp32", "-mcmodel=medany", "-ffreestanding",
         "-ffunction-sections", "-fdata-sections", "-nostdlib", "-static", "-Wl,--gc-sections",
         "-fno-builtin", "-T", str(SOURCES / "qemu" / "virt.ld"),
     ),
     "qemu",
+)  # fmt: skip
+#: the port that is no program but feeds the firmware from a fuzzer (tests/firmware/test_fuzz.py)
+FUZZ = Target(
+    ("clang", "clang-14"),
+    "clang-14 libclang-rt-14-dev",
+    (
+        "-O2", "-g", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all",
+        # Reporting each comparison costs more than it finds: the corpus knows the numbers.
+        "-fno-sanitize-coverage=trace-cmp",
+        "-DBOARD_UNROLLED_LIMIT=4096u", "-Wl,--wrap=hal_nv_write", "-Wl,--wrap=cim_execute",
+    ),
+    "fuzz",
 )  # fmt: skip
 _LAST = {"qemu": ("-lgcc",)}
 

@@ -6,6 +6,8 @@ one mutating request in flight at most, so the journal's one entry is enough.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from boards.errors import CimError, IndeterminateError, Outcome, RestartedError
 from firmware_protocol import messages as m
 from firmware_protocol.codec import Message
@@ -15,14 +17,14 @@ _SHOWN = 4
 
 
 def outcome_of(
-    journal: m.JournalResponse, place: tuple[int, int], message: Message
+    journal: m.JournalResponse, place: tuple[int, int], cells: Sequence[Cell]
 ) -> tuple[Outcome, int, list[Cell]]:
     """What a board's journal says of a mutating request.
 
     Args:
         journal: the board's answer, asked after the request can no longer arrive.
         place: (session, sequence) of the request.
-        message: the request.
+        cells: the cells that it names, in its order.
 
     Returns:
         The outcome; how many cells were done for certain; those in doubt.
@@ -31,8 +33,8 @@ def outcome_of(
         return Outcome.NOT_APPLIED, 0, []
     if journal.number <= journal.operations:
         return Outcome.APPLIED, journal.progress, []
-    doubtful = named_cells(message)[journal.progress : journal.progress + journal.in_doubt]
-    return Outcome.PARTLY, journal.progress, doubtful
+    doubtful = cells[journal.progress : journal.progress + journal.in_doubt]
+    return Outcome.PARTLY, journal.progress, list(doubtful)
 
 
 def lost(message: Message, place: tuple[int, int], failure: CimError) -> CimError:
@@ -57,7 +59,7 @@ def restarted(
     again = "Find out why, and start again; a run goes on with --resume"
     if message.OPCODE not in m.MUTATING:
         return RestartedError(what, left="Its cells are as they were", next=again)
-    outcome, done, cells = outcome_of(journal, place, message)
+    outcome, done, cells = outcome_of(journal, place, named_cells(message))
     command = message.OPCODE.name
     if outcome is Outcome.PARTLY:
         return IndeterminateError(

@@ -8,23 +8,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from boards.errors import UsageError
+from boards import limits
+from boards.errors import UnsupportedError, UsageError
 from firmware_protocol import messages as m
+from firmware_protocol.constants import Opcode
 
 if TYPE_CHECKING:
     from boards.board import Board
 
 #: configuration slot that reading and programming of single cells use
 CELL_SLOT = 0
+#: bytes of a LOAD before its conductances
+_LOAD_HEAD = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Programmed:
-    """What programming took, and what the cells read afterwards (16-bit conductances)."""
+    """What programming took, and what the cells read afterwards (16-bit conductances).
+
+    ``worn`` counts the cells that are past the soft lifetime budget.
+    """
 
     set_pulses: int
     reset_pulses: int
     unconverged: int
+    worn: int
     readings: npt.NDArray[np.uint16]
 
 
@@ -80,13 +88,15 @@ class Tile:
                     CELL_SLOT, cycles, tolerance, int(read_back), region, index, values
                 )
             )
-            for region, index, values in self._sparse(rows, columns, targets, head=20)
+            for region, index, values in self._sparse(rows, columns, targets, head=24)
         ]
+        self.board.note_worn(sum(a.worn for a in answers))
         readings = [np.asarray(a.conductances, dtype=np.uint16) for a in answers]
         return Programmed(
             sum(a.set_pulses for a in answers),
             sum(a.reset_pulses for a in answers),
             sum(a.unconverged for a in answers),
+            sum(a.worn for a in answers),
             np.concatenate(readings) if readings else np.empty(0, dtype=np.uint16),
         )
 
@@ -100,14 +110,56 @@ class Tile:
         reset_mV: int,
         width_ns: int,
     ) -> tuple[int, int]:
-        """Open-loop pulses: positive counts SET, negative ones RESET; returns how many of each."""
-        sets = resets = 0
+        """Open-loop pulses: positive counts SET, negative ones RESET; returns how many of each.
+
+        Raises:
+            SafetyRefusal: a limit would be passed; nothing was sent.
+        """
+        limits.check_pulses(
+            self.board.profile.limits,
+            self.board.description,
+            counts,
+            set_mV=set_mV,
+            reset_mV=reset_mV,
+            width_ns=width_ns,
+        )
+        sets = resets = worn = 0
         for region, index, values in self._sparse(rows, columns, counts, head=24):
             request = m.PulseRequest(set_mV, reset_mV, width_ns, region, index, values)
             answer = self.board.exchange_pulse(request)
             sets += answer.set_pulses
             resets += answer.reset_pulses
+            worn += answer.worn
+        self.board.note_worn(worn)
         return sets, resets
+
+    def wear(self, region: m.Region | None = None) -> npt.NDArray[np.uint32]:
+        """(rows, columns) pulses that each cell of a region got in its life."""
+        region = region or self.whole()
+        parts = _row_parts(region, self.board.room // 4)
+        pulses = [self.board.exchange_wear(m.WearRequest(part)) for part in parts]
+        return np.concatenate(pulses).reshape(region.rows, region.columns)
+
+    def load(self, conductances: npt.NDArray[Any], row: int = 0, column: int = 0) -> None:
+        """Sets conductances as they are, without a pulse, on a model of a chip.
+
+        Args:
+            conductances: (rows, columns) 16-bit conductances.
+            row, column: where their first one goes.
+
+        Raises:
+            UnsupportedError: the board is none.
+        """
+        if not self.board.offers(Opcode.LOAD):
+            raise UnsupportedError(
+                f"The board '{self.board.hello.model}' is no model: its cells cannot be set",
+                next="Program them",
+            )
+        region = m.Region(self.index, row, conductances.shape[0], column, conductances.shape[1])
+        for part in _row_parts(region, (self.board.room - _LOAD_HEAD) // 2):
+            top, left = part.row - row, part.column - column
+            values = conductances[top : top + part.rows, left : left + part.columns]
+            self.board.exchange_load(m.LoadRequest(part, values.reshape(-1)))
 
     def _sparse(
         self,

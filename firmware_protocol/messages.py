@@ -199,7 +199,8 @@ class HelloRequest(Message):
     bit, opens the session that the header names: sequence numbers start at 1 and the kept
     answers are dropped. The same session opened twice changes nothing. With a foreign
     specification hash the answer has status SPEC_MISMATCH and its description must not be
-    read.
+    read. A session number is not 0. The board keeps the answers to the last window of
+    requests, and answers a request that comes again from there.
 
     Attributes:
         version: protocol version of the host.
@@ -240,7 +241,8 @@ class HelloResponse(Message):
     bit, opens the session that the header names: sequence numbers start at 1 and the kept
     answers are dropped. The same session opened twice changes nothing. With a foreign
     specification hash the answer has status SPEC_MISMATCH and its description must not be
-    read.
+    read. A session number is not 0. The board keeps the answers to the last window of
+    requests, and answers a request that comes again from there.
 
     Attributes:
         version: protocol version of the board.
@@ -563,9 +565,9 @@ class SafeResponse(Message):
 class LeaseRequest(Message):
     """LEASE, request: Renews the lease: the analog supplies go to ground when no request of
     the session has arrived for that long, on the wall clock and between commands. Every
-    request of the session renews it; this one also sets its length, which is the board's
-    longest when a session opens. It travels with sequence number 0, outside of the order,
-    and may be repeated at will.
+    request of the session but HELLO and JOURNAL renews it; this one also sets its length,
+    which is the board's longest when a session opens. It travels with sequence number 0,
+    outside of the order, and may be repeated at will.
 
     Attributes:
         duration: length from now on; 1 to the board's longest (ms).
@@ -596,9 +598,9 @@ class LeaseRequest(Message):
 class LeaseResponse(Message):
     """LEASE, answer: Renews the lease: the analog supplies go to ground when no request of
     the session has arrived for that long, on the wall clock and between commands. Every
-    request of the session renews it; this one also sets its length, which is the board's
-    longest when a session opens. It travels with sequence number 0, outside of the order,
-    and may be repeated at will.
+    request of the session but HELLO and JOURNAL renews it; this one also sets its length,
+    which is the board's longest when a session opens. It travels with sequence number 0,
+    outside of the order, and may be repeated at will.
 
     Attributes:
         powered: 1 while a configuration slot is in use.
@@ -709,7 +711,7 @@ class JournalResponse(Message):
 class RebootRequest(Message):
     """REBOOT, request: Answers, then restarts as after a power loss: the supplies are off,
     the session and the kept answers are gone, the boot id is another; cells, operation
-    counter and journal stay."""
+    counter and journal stay. What is sent while the board restarts may be lost."""
 
     OPCODE: ClassVar[Opcode] = Opcode.REBOOT
     def parts(self) -> tuple[Buffer, ...]:
@@ -726,7 +728,7 @@ class RebootRequest(Message):
 class RebootResponse(Message):
     """REBOOT, answer: Answers, then restarts as after a power loss: the supplies are off,
     the session and the kept answers are gone, the boot id is another; cells, operation
-    counter and journal stay."""
+    counter and journal stay. What is sent while the board restarts may be lost."""
 
     OPCODE: ClassVar[Opcode] = Opcode.REBOOT
     def parts(self) -> tuple[Buffer, ...]:
@@ -1081,7 +1083,8 @@ class VmmRequest(Message):
     each plane with its codes in ascending order, least significant bit first, padded to a
     byte. Vectors: inputs and outputs run vector by vector. Images: inputs are (image,
     channel, y, x), outputs (image, output, y, x). A vector's place in the noise is its
-    number in the batch, images counted row by row of their output.
+    number in the batch, images counted row by row of their output. An image unrolls to
+    (channel, kernel row, kernel column).
 
     Attributes:
         slot: configuration slot.
@@ -1159,7 +1162,8 @@ class VmmResponse(Message):
     each plane with its codes in ascending order, least significant bit first, padded to a
     byte. Vectors: inputs and outputs run vector by vector. Images: inputs are (image,
     channel, y, x), outputs (image, output, y, x). A vector's place in the noise is its
-    number in the batch, images counted row by row of their output.
+    number in the batch, images counted row by row of their output. An image unrolls to
+    (channel, kernel row, kernel column).
 
     Attributes:
         bits: bits of an answer code, two's complement.
@@ -1392,7 +1396,9 @@ class LoadResponse(Message):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Refusal(Message):
-    """Payload of every answer whose status is not OK.
+    """Payload of every answer whose status is not OK; a command of the specification that a
+    board does not offer is refused with its own detail (SNAPSHOT, LOAD, IMAGES), an unknown
+    one with OPCODE.
 
     Attributes:
         detail: detail code.

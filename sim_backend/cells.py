@@ -137,11 +137,14 @@ def opened_snapshot(cells: Cells, blob: bytes) -> bytes:
     size = sum(array.nbytes for array in cells.arrays())
     try:
         # One byte more than there is room for tells a larger chip, however large it claims to be.
-        body = zlib.decompressobj().decompress(blob[4:], size + 1)
+        stream = zlib.decompressobj()
+        body = stream.decompress(blob[4:], size + 1)
     except zlib.error as error:
         raise SnapshotError(str(error)) from None
     if len(body) != size:
         raise SnapshotError("geometry")
+    if not stream.eof or stream.unused_data:
+        raise SnapshotError("length")
     if zlib.crc32(body) != int.from_bytes(blob[:4], "little"):
         raise SnapshotError("checksum")
     return body

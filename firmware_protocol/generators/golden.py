@@ -24,7 +24,7 @@ def vectors(spec: Spec) -> str:
         for example in command.examples:
             for message, key in ((command.request, "request"), (command.response, "response")):
                 payload = build(spec, message, example[key]).encode()
-                sequence = 0 if command.name == "HELLO" else SEQUENCE
+                sequence = example.get("sequence", SEQUENCE)
                 flags = Flag.RESPONSE if message.response else 0
                 frame = frames.encode(command.value, SESSION, sequence, [payload], flags=flags)
                 rows.append(_row(command, message, example, key, sequence, payload, frame))

@@ -384,7 +384,7 @@ def test_pulses_beyond_a_limit_are_refused_for_safety(cimctl: Command, elsewhere
     save(elsewhere / "counts.csv", "3,-2\n")
     base = ("pulse", "--board", "emu", "--tile", 0, "--input", "counts.csv")
     outcome = cimctl(*base, "--set-mv", 9000)
-    assert_refused(outcome, SAFETY, "PULSE", "3300", "Nothing was changed")
+    assert_refused(outcome, SAFETY, "SET pulse", "3300", "Nothing was sent")
     assert_refused(cimctl(*base, "--width-ns", 1_000_000), SAFETY, "10000")
 
 

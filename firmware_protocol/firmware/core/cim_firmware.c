@@ -32,6 +32,9 @@ void cim_power_up(void) {
     for (unsigned i = 0; i < BOARD_WINDOW; i++)
         answers[i].header = (struct cim_header){0};
     decoder = (struct cim_decoder){.buffer = received, .room = sizeof received};
+    /* An answer that the restart cut in two ends here. */
+    static const uint8_t delimiter = CIM_DELIMITER;
+    hal_send(&delimiter, 1);
 }
 
 /* ---- supplies and lease -------------------------------------------------------------------- */

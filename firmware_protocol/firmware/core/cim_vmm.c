@@ -215,11 +215,10 @@ static int16_t code_at(const struct vmm *v, uint32_t at) {
     return cim_unpack(v->codes, v->code_count, v->input_bits, v->flags & SIGNED, at);
 }
 
-/* Input number `i` of the unrolled vector at a place; padding is 0. */
-static int16_t unrolled(const struct vmm *v, const struct place *p, uint32_t i) {
+/* The pixel under a place of the kernel; padding is 0. */
+static int16_t pixel(const struct vmm *v, const struct place *p, uint32_t channel, uint32_t ky,
+                     uint32_t kx) {
     const struct window *w = &v->window;
-    uint32_t area = w->kernel_height * w->kernel_width;
-    uint32_t channel = i / area, ky = i % area / w->kernel_width, kx = i % w->kernel_width;
     uint32_t y = p->y * w->stride_y + ky * w->dilation_y;
     uint32_t x = p->x * w->stride_x + kx * w->dilation_x;
     if (y < w->pad_top || x < w->pad_left || y - w->pad_top >= w->height ||
@@ -229,11 +228,32 @@ static int16_t unrolled(const struct vmm *v, const struct place *p, uint32_t i) 
     return code_at(v, row * w->width + (x - w->pad_left));
 }
 
+/* Inputs `first` and on of the vector that the window makes at a place. */
+static void unroll(const struct vmm *v, const struct place *p, uint32_t first, uint32_t size,
+                   int16_t *inputs) {
+    const struct window *w = &v->window;
+    uint32_t area = w->kernel_height * w->kernel_width;
+    uint32_t channel = first / area, ky = first % area / w->kernel_width;
+    uint32_t kx = first % w->kernel_width;
+    for (uint32_t i = 0; i < size; i++) {
+        inputs[i] = pixel(v, p, channel, ky, kx);
+        if (++kx == w->kernel_width) {
+            kx = 0;
+            if (++ky == w->kernel_height) {
+                ky = 0;
+                channel++;
+            }
+        }
+    }
+}
+
 static void gather(const struct vmm *v, const struct place *p, uint32_t first, uint32_t size,
                    int16_t *inputs) {
-    for (uint32_t i = 0; i < size; i++)
-        inputs[i] = v->window.images ? unrolled(v, p, first + i)
-                                     : code_at(v, p->entry * v->inputs + first + i);
+    if (v->window.images)
+        unroll(v, p, first, size, inputs);
+    else
+        for (uint32_t i = 0; i < size; i++)
+            inputs[i] = code_at(v, p->entry * v->inputs + first + i);
 }
 
 /* One vector through all row blocks of one block of outputs. */

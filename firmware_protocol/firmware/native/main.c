@@ -152,6 +152,17 @@ static void on_signal(int number) {
 
 /* ---- starting ---------------------------------------------------------------------------------- */
 
+static char announcement[300]; /* where a host finds us */
+
+/* Said once, when the board is ready for it. */
+static void announce(void) {
+    if (announcement[0]) {
+        puts(announcement);
+        fflush(stdout);
+        announcement[0] = 0;
+    }
+}
+
 static void listen_tcp(const char *address) {
     char host[256], port[16];
     if (sscanf(address, "tcp://%255[^:]:%15[0-9]", host, port) != 2) {
@@ -171,7 +182,8 @@ static void listen_tcp(const char *address) {
         getsockname(listener, (struct sockaddr *)&bound, &size))
         fail(address);
     freeaddrinfo(found);
-    printf("tcp://%s:%u\n", inet_ntoa(bound.sin_addr), ntohs(bound.sin_port));
+    snprintf(announcement, sizeof announcement, "tcp://%s:%u", inet_ntoa(bound.sin_addr),
+             ntohs(bound.sin_port));
 }
 
 static void open_pty(void) {
@@ -185,7 +197,7 @@ static void open_pty(void) {
         fail(name);
     cfmakeraw(&settings);
     tcsetattr(terminal, TCSANOW, &settings);
-    printf("%s\n", name);
+    snprintf(announcement, sizeof announcement, "%s", name);
 }
 
 static struct model_chip *chip_in(const char *path) {
@@ -225,11 +237,11 @@ int main(int count, char **arguments) {
         open_pty();
     else
         listen_tcp(address);
-    fflush(stdout);
     setjmp(restart);
     incoming_at = incoming_size = 0;
     model_start(chip, seed);
     cim_power_up();
+    announce();
     for (;;) {
         cim_poll();
         cut();
