@@ -29,6 +29,7 @@ from boards.errors import (
     UnsupportedError,
 )
 from boards.links import InProcessLink, Link
+from boards.patience import Patience
 from firmware_protocol import frames
 from firmware_protocol import messages as m
 from firmware_protocol.codec import Message, PayloadError
@@ -72,14 +73,14 @@ class LinkStatistics:
 class Pending:
     """A request in flight."""
 
-    __slots__ = ("answer", "early", "frame", "message", "sends", "sequence", "silences")
+    __slots__ = ("answer", "early", "frame", "message", "sends", "sent", "sequence")
 
     def __init__(self, message: Message, sequence: int, frame: bytes) -> None:
         self.message = message
         self.sequence = sequence
         self.frame = frame
         self.sends = 1
-        self.silences = 0
+        self.sent = time.monotonic()
         self.early = False
         self.answer: frames.Frame | None = None
 
@@ -90,9 +91,9 @@ class Driver:
     Args:
         link: where the board is; the driver closes it.
         window: requests in flight at most; the board's own window limits it further.
-        timeout: seconds to wait for an answer before a request is sent again, on top of the time
-            that the line needs for what is in flight.
-        retries: how often a request is sent again before the link is given up.
+        timeout: seconds to wait at most for an answer before a request is sent again, on top of the
+            time that the line needs for what is in flight; less once the board's pace is known.
+        retries: so many time limits, and one more, of silence make the link given up.
         recorder: takes every byte, for a capture.
     """
 
@@ -110,8 +111,8 @@ class Driver:
         self.max_payload = MIN_PAYLOAD
         self._link = link
         self._window = window
-        self._timeout = timeout
-        self._retries = retries
+        self._patience = Patience(timeout, link.rate)
+        self._tries = retries + 1
         self._recorder = recorder
         self._session = secrets.randbits(32) | 1
         self._sequence = 0
@@ -123,6 +124,8 @@ class Driver:
         self._failure: CimError | None = None
         self._closing = threading.Event()
         self._last_resend = 0.0
+        self._heard = 0.0
+        self._silences = 0
         self._last_write = time.monotonic()
         self._renewer: threading.Thread | None = None
         self._decoder = frames.Decoder()
@@ -170,7 +173,7 @@ class Driver:
 
     def journal(self) -> m.JournalResponse | None:
         """The board's journal, asked outside of the order; None where no answer comes."""
-        frame = self._aside(m.JournalRequest(), _ASIDE_TRIES, self._patience())
+        frame = self._aside(m.JournalRequest(), _ASIDE_TRIES, self._limit())
         if frame is None or frame.status != Status.OK:
             return None
         try:
@@ -304,7 +307,7 @@ class Driver:
     def _wait(self, pending: Pending) -> None:
         while True:
             with self._changed:
-                limit = time.monotonic() + self._patience()
+                limit = time.monotonic() + self._limit()
                 while pending.answer is None and self._failure is None and not self._early():
                     left = limit - time.monotonic()
                     if left <= 0:
@@ -321,7 +324,8 @@ class Driver:
                 pause = self._last_resend + _RESEND_PAUSE - time.monotonic()
                 if pause > 0:
                     time.sleep(pause)
-            self._resend(silent=not early)
+            self._silences += not early
+            self._resend()
 
     def _early(self) -> bool:
         return any(p.early for p in self._in_flight.values())
@@ -329,26 +333,31 @@ class Driver:
     def _hopeless(self) -> bool:
         with self._changed:
             oldest = next(iter(self._in_flight.values()), None)
-            return oldest is not None and (
-                oldest.silences >= self._retries or oldest.sends > _SENDS_LIMIT
-            )
+            if oldest is None:
+                return False
+            silent = time.monotonic() - max(self._heard, oldest.sent)
+            return silent >= self._all_patience() or oldest.sends > _SENDS_LIMIT
 
-    def _patience(self) -> float:
-        """Time limit for an answer: the line's own time for all that is in flight, and more."""
-        if not self._link.rate:
-            return self._timeout
-        size = sum(len(p.frame) for p in self._in_flight.values())
-        answers = len(self._in_flight) * frames.wire_size(self.max_payload)
-        return self._timeout + (size + answers) / self._link.rate
+    def _limit(self) -> float:
+        """Seconds to wait before what is in flight is sent again."""
+        answer = frames.wire_size(self.max_payload)
+        return self._patience.limit(self._waiting(), answer, self._silences)
 
-    def _resend(self, *, silent: bool) -> None:
+    def _all_patience(self) -> float:
+        """Seconds of silence after which the link is given up."""
+        line = self._patience.line(self._waiting(), frames.wire_size(self.max_payload))
+        return self._tries * (self._patience.timeout + line)
+
+    def _waiting(self) -> list[tuple[int, int]]:
+        return [(p.message.OPCODE, len(p.frame)) for p in self._in_flight.values()]
+
+    def _resend(self) -> None:
         """Sends everything unanswered again, oldest first: the board executes in sequence."""
         with self._changed:
             again = list(self._in_flight.values())
             for p in again:
                 p.early = False
                 p.sends += 1
-                p.silences += silent
         self._last_resend = time.monotonic()
         for p in again:
             self.statistics.retries += 1
@@ -356,7 +365,8 @@ class Driver:
 
     def _silent(self) -> LinkTimeoutError:
         return LinkTimeoutError(
-            f"The board at {self._link.name} has stopped answering ({self._retries} retries)",
+            f"The board at {self._link.name} has stopped answering "
+            f"({self._all_patience():.3g} s of silence)",
             next="Check cable and power, then 'cimctl board info'",
         )
 
@@ -458,7 +468,13 @@ class Driver:
             self.statistics.stale += 1
         elif frame.status == Status.RETRY:
             pending.early = True
+            self._heard = time.monotonic()
         else:
+            self._heard = time.monotonic()
+            self._silences = 0
+            if pending.sends == 1:
+                size = len(pending.frame)
+                self._patience.learn(frame.opcode, size, self._heard - pending.sent)
             pending.answer = frame
             del self._in_flight[frame.sequence]
 

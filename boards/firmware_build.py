@@ -157,6 +157,35 @@ def build(profile: Profile, target: Target) -> Path:
     return built
 
 
+def export(profile: Profile, folder: Path) -> list[Path]:
+    """Writes the sources that a board team starts from into a folder that is new or empty.
+
+    Raises:
+        UsageError: the folder holds something.
+        ProfileError: the profile cannot be built for.
+        StorageError: it cannot be written.
+    """
+    board = header(profile)
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise UsageError(
+                f"The folder '{folder}' is not empty",
+                left="Nothing was written",
+                next="Name a new one",
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        sources = [*(SOURCES / "core").iterdir(), *(_HOME / "include").glob("*.h")]
+        for path in (*sources, SOURCES / "hal_template.c"):
+            shutil.copyfile(path, folder / path.name)
+        (folder / "cim_board.h").write_text(board)
+    except OSError as error:
+        raise StorageError(
+            f"The folder '{folder}' cannot be written: {error.strerror or error}",
+            next="Name another one",
+        ) from None
+    return sorted(folder.iterdir())
+
+
 def sizes(built: Path) -> dict[str, int]:
     """Bytes of code and of static memory of an RV32 build, by section.
 

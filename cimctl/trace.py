@@ -19,8 +19,8 @@ from firmware_protocol.constants import Opcode, Status
 
 _SHOWN_VALUES = 8
 _ANSWER_SECONDS = 30.0
-#: fields that differ from one power-up to the next
-_VOLATILE = ("boot_id", "corrupt_frames", "duplicates")
+#: fields that differ from one power-up to the next, or from one implementation to another
+_VOLATILE = ("boot_id", "corrupt_frames", "duplicates", "firmware")
 
 
 @dataclass
@@ -88,7 +88,7 @@ def play(path: Path, link: Link) -> Replay:
     records = [r.frame for r in capture.read(path)]
     asked = [f for f in records if isinstance(f, frames.Frame) and not f.is_response]
     answers = {
-        (f.session, f.sequence): f
+        _place(f): f
         for f in records
         if isinstance(f, frames.Frame) and f.is_response and f.status != Status.RETRY
     }
@@ -98,7 +98,7 @@ def play(path: Path, link: Link) -> Replay:
     player = _Player(link)
     try:
         for request in _once(asked):
-            expected = answers.get((request.session, request.sequence))
+            expected = answers.get(_place(request))
             answer = player.ask(request)
             if expected is None:
                 continue
@@ -134,18 +134,23 @@ class _Player:
 
 def _once(asked: list[frames.Frame]) -> Iterator[frames.Frame]:
     """Each request once, also where the capture holds retries of it."""
-    seen: set[tuple[int, int]] = set()
+    seen: set[tuple[int, int, int]] = set()
     for frame in asked:
-        place = (frame.session, frame.sequence)
+        place = _place(frame)
         if place not in seen:
             seen.add(place)
             yield frame
 
 
+def _place(frame: frames.Frame) -> tuple[int, int, int]:
+    """What an answer has in common with its request; sequence number 0 serves several commands."""
+    return frame.session, frame.sequence, frame.opcode
+
+
 def _comparable(frame: frames.Frame) -> Any:
     """What must agree: everything but what differs from one power-up to the next."""
     message = decoded(frame)
-    if not isinstance(message, m.HelloResponse | m.StatusResponse):
+    if not isinstance(message, m.HelloResponse | m.StatusResponse | m.JournalResponse):
         return frame.status, bytes(frame.payload)
     kept = [f.name for f in fields(message) if f.name not in _VOLATILE]
     values = [getattr(message, name) for name in kept]

@@ -26,6 +26,7 @@ COMMANDS = {
     "vmm": ("cimctl.cli.cells", "Multiply vectors by the conductances of a tile."),
     "pulse": ("cimctl.cli.cells", "Give open-loop pulses to cells of a tile."),
     "conformance": ("cimctl.cli.conformance", "Run the regression suite of a board's firmware."),
+    "firmware": ("cimctl.cli.firmware", "Build the C reference firmware, or take it to a board."),
     "emu": ("cimctl.cli.emu", "Put an emulated board on a TCP port or pseudo-terminal."),
     "proto": ("cimctl.cli.proto", "The protocol: specification, decoded traces, replay."),
     "data": ("cimctl.cli.data", "Data sets: what is there, and fetching them."),
