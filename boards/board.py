@@ -86,6 +86,7 @@ class Board:
             self._driver.limit_window(self.description.window)
             room = min(max_payload or self.description.max_payload, self.description.max_payload)
             self._driver.max_payload = room
+            self._driver.note_journal()
             self._driver.keep_lease(self.description.lease)
         except BaseException:
             self.close(safe=False)
@@ -157,6 +158,8 @@ class Board:
         Returns:
             The outcome; how many of ``error.cells`` were changed for certain; those in doubt.
         """
+        if error.outcome is not Outcome.UNKNOWN:
+            return error.outcome, error.done, list(error.cells)
         return recovery.outcome_of(self.journal(), error.place, error.cells)
 
     def reboot(self) -> None:

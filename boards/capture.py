@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class CaptureWriter:
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
         self._path = path
         self._start = time.monotonic_ns()
+        self._recording = threading.Lock()
         try:
             self._file = path.open("wb")
             self._file.write(_MAGIC + json.dumps(header).encode() + b"\n")
@@ -42,9 +44,10 @@ class CaptureWriter:
         if self._file.closed:
             return
         try:
-            elapsed = time.monotonic_ns() - self._start
-            self._file.write(_RECORD.pack(direction, elapsed, len(data)))
-            self._file.write(data)
+            # In one piece: each direction has a thread of its own.
+            with self._recording:
+                elapsed = time.monotonic_ns() - self._start
+                self._file.write(_RECORD.pack(direction, elapsed, len(data)) + data)
         except OSError as error:
             raise self._failed(error) from None
 

@@ -24,6 +24,8 @@ from boards.errors import (
     LinkError,
     LinkTimeoutError,
     NoBoardError,
+    Outcome,
+    Place,
     SafetyRefusal,
     SpecMismatchError,
     UnsupportedError,
@@ -32,7 +34,7 @@ from boards.links import InProcessLink, Link
 from boards.patience import Patience
 from firmware_protocol import frames
 from firmware_protocol import messages as m
-from firmware_protocol.codec import Message, PayloadError
+from firmware_protocol.codec import Buffer, Message, PayloadError
 from firmware_protocol.constants import (
     DETAIL_TEXT,
     MIN_PAYLOAD,
@@ -40,6 +42,7 @@ from firmware_protocol.constants import (
     STATUS_CLASS,
     VERSION,
     Detail,
+    Opcode,
     Status,
 )
 
@@ -47,7 +50,10 @@ R = TypeVar("R", bound=Message)
 _POLL_SECONDS = 0.1
 _HELLO_TRIES = 3
 _HELLO_SECONDS = 1.0
-_ASIDE_TRIES = 5
+_ASIDE_TRIES, _ASIDE_SECONDS = 10, 1.0
+_NONCE_SIZE = 4
+#: resends, at least, before a silent link is given up
+_ASKED_LEAST = 3
 _RESTART_TRIES, _RESTART_SECONDS = 60, 0.25
 _OPEN = 1
 #: a third of the lease goes by in silence before it is renewed, so that two renewals may be lost
@@ -119,8 +125,9 @@ class Driver:
         self._changed = threading.Condition()
         self._in_flight: OrderedDict[int, Pending] = OrderedDict()
         self._writing = threading.Lock()
-        self._asides: dict[int, frames.Frame] = {}
+        self._asides: dict[tuple[int, bytes], frames.Frame] = {}
         self._boot_id = 0
+        self._earlier = (0, 0, 0)
         self._failure: CimError | None = None
         self._closing = threading.Event()
         self._last_resend = 0.0
@@ -171,9 +178,22 @@ class Driver:
         self._boot_id = response.boot_id
         return response
 
-    def journal(self) -> m.JournalResponse | None:
+    def note_journal(self) -> None:
+        """Remembers the entry that the journal holds as the session opens."""
+        journal = self.journal()
+        if journal is None:
+            raise NoBoardError(
+                f"The board at {self._link.name} says who it is and then nothing more",
+                next="Check the line",
+            )
+        self._earlier = (journal.session, journal.sequence, journal.number)
+
+    def journal(
+        self, tries: int = _ASIDE_TRIES, seconds: float | None = None
+    ) -> m.JournalResponse | None:
         """The board's journal, asked outside of the order; None where no answer comes."""
-        frame = self._aside(m.JournalRequest(), _ASIDE_TRIES, self._limit())
+        request = m.JournalRequest(secrets.randbits(32))
+        frame = self._aside(request, tries, seconds or min(self._limit(), _ASIDE_SECONDS))
         if frame is None or frame.status != Status.OK:
             return None
         try:
@@ -189,9 +209,11 @@ class Driver:
         """
         for _ in range(_RESTART_TRIES):
             # What reaches a UART that is being reset is lost: ask again soon.
-            frame = self._aside(m.JournalRequest(), 1, _RESTART_SECONDS)
-            if frame is not None and frame.status == Status.OK:
-                if m.JournalResponse.decode(frame.payload).boot_id != self._boot_id:
+            journal = self.journal(1, _RESTART_SECONDS)
+            if self._failure is not None:
+                raise self._failure
+            if journal is not None:
+                if journal.boot_id != self._boot_id:
                     return
                 time.sleep(_RESTART_SECONDS)
         raise self._silent()
@@ -212,23 +234,27 @@ class Driver:
         while not self._closing.wait(wait) and self._failure is None:
             silence = time.monotonic() - self._last_write
             if silence >= pause:
-                self._write(frame)
+                try:
+                    self._write(frame)
+                except CimError as error:
+                    # A capture that cannot be written, say: whoever asks next is told.
+                    self._fail(error)
             wait = max(pause - silence, pause / 10) if silence < pause else pause
 
     def _aside(self, message: Message, tries: int, seconds: float) -> frames.Frame | None:
         """A request outside of the order, which may be repeated at will, and its answer."""
         frame = frames.encode(message.OPCODE, self._session, 0, message.parts())
-        opcode = int(message.OPCODE)
-        self._asides.pop(opcode, None)
+        key = _aside_key(message.OPCODE, message.encode())
+        self._asides.clear()
         for _ in range(tries):
             # A delimiter first: whatever the line picked up before ends here.
-            self._write(b"\0" + frame)
+            self._write(b"\0" + frame, renews=False)
             with self._changed:
                 self._changed.wait_for(
-                    lambda: opcode in self._asides or self._failure is not None, seconds
+                    lambda: key in self._asides or self._failure is not None, seconds
                 )
-                if opcode in self._asides:
-                    return self._asides.pop(opcode)
+                if key in self._asides:
+                    return self._asides.pop(key)
                 if self._failure is not None:
                     break
         return None
@@ -336,7 +362,9 @@ class Driver:
             if oldest is None:
                 return False
             silent = time.monotonic() - max(self._heard, oldest.sent)
-            return silent >= self._all_patience() or oldest.sends > _SENDS_LIMIT
+            # A computer that stood still for that long has not asked for that long.
+            asked = oldest.sends > min(self._tries - 1, _ASKED_LEAST)
+            return (asked and silent >= self._all_patience()) or oldest.sends > _SENDS_LIMIT
 
     def _limit(self) -> float:
         """Seconds to wait before what is in flight is sent again."""
@@ -370,8 +398,8 @@ class Driver:
             next="Check cable and power, then 'cimctl board info'",
         )
 
-    def _place(self, pending: Pending) -> tuple[int, int]:
-        return self._session, pending.sequence
+    def _place(self, pending: Pending) -> Place:
+        return Place(self._session, pending.sequence, self._earlier)
 
     def _session_lost(self, pending: Pending) -> CimError:
         """The board does not know the session: what happened to it, and to a request in flight."""
@@ -390,11 +418,11 @@ class Driver:
             return recovery.restarted(
                 self._link.name, pending.message, self._place(pending), journal
             )
-        return (
-            recovery.lost(pending.message, self._place(pending), failure)
-            if pending.sends > 1
-            else failure
-        )
+        if journal is not None and pending.message.OPCODE in m.MUTATING:
+            cells = recovery.named_cells(pending.message)
+            if recovery.outcome_of(journal, self._place(pending), cells)[0] is Outcome.NOT_APPLIED:
+                return failure
+        return recovery.lost(pending.message, self._place(pending), failure)
 
     def _refusal(self, pending: Pending, answer: frames.Frame) -> CimError:
         name = _name(pending)
@@ -421,14 +449,15 @@ class Driver:
 
     # ------------------------------------------------------------------ link
 
-    def _write(self, data: bytes) -> None:
-        if self._recorder is not None:
-            self._recorder.record(capture.TO_BOARD, data)
+    def _write(self, data: bytes, *, renews: bool = True) -> None:
         # The lease is renewed by another thread than the one that asks.
         with self._writing:
+            if self._recorder is not None:
+                self._recorder.record(capture.TO_BOARD, data)
             self.statistics.frames += 1
             self.statistics.bytes_tx += len(data)
-            self._last_write = time.monotonic()
+            if renews:
+                self._last_write = time.monotonic()
             try:
                 self._link.write(data)
             except LinkError as error:
@@ -460,7 +489,7 @@ class Driver:
     def _match(self, frame: frames.Frame) -> None:
         self.statistics.frames += 1
         if frame.sequence == 0 and frame.session == self._session:
-            self._asides[frame.opcode] = frame
+            self._asides[_aside_key(frame.opcode, frame.payload)] = frame
             return
         pending = self._in_flight.get(frame.sequence)
         known = pending is not None and frame.opcode == pending.message.OPCODE
@@ -486,6 +515,12 @@ class Driver:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+def _aside_key(opcode: int, payload: Buffer) -> tuple[int, bytes]:
+    """What an unordered request and its answer share: of JOURNAL, the nonce as well."""
+    nonce = bytes(payload[:_NONCE_SIZE]) if opcode == Opcode.JOURNAL else b""
+    return int(opcode), nonce
 
 
 def _name(pending: Pending) -> str:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+from typing import NamedTuple
 
 
 class CimError(Exception):
@@ -81,6 +82,19 @@ class Outcome(Enum):
     #: it was cut short: its first cells are done, the error names those in doubt
     PARTLY = "partly applied"
     UNKNOWN = "unknown"
+
+
+class Place(NamedTuple):
+    """Where a request stands, for the board's journal.
+
+    Attributes:
+        session, sequence: of the request.
+        earlier: session, sequence and number of the journal's entry when the session opened.
+    """
+
+    session: int = 0
+    sequence: int = 0
+    earlier: tuple[int, int, int] = (0, 0, 0)
 
 
 class RestartedError(LinkError):
@@ -146,7 +160,7 @@ class IndeterminateError(CimError):
         cells: the cells concerned, as (tile, row, column).
         outcome: ``UNKNOWN``, or ``PARTLY`` where the board says how far it came.
         done: cells before those concerned that were changed for certain, as the command asks.
-        place: (session, sequence) of the command, for the board's journal.
+        place: where the command stands.
     """
 
     def __init__(
@@ -158,7 +172,7 @@ class IndeterminateError(CimError):
         cells: Sequence[tuple[int, int, int]] = (),
         outcome: Outcome = Outcome.UNKNOWN,
         done: int = 0,
-        place: tuple[int, int] = (0, 0),
+        place: Place = Place(),  # noqa: B008 - immutable
     ) -> None:
         super().__init__(what, left=left, next=next)
         self.cells = tuple(cells)

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from boards.errors import CimError, IndeterminateError, Outcome, RestartedError
+from boards.errors import (
+    CimError,
+    IndeterminateError,
+    LinkError,
+    Outcome,
+    Place,
+    RestartedError,
+)
 from firmware_protocol import messages as m
 from firmware_protocol.codec import Message
 
@@ -17,27 +24,32 @@ _SHOWN = 4
 
 
 def outcome_of(
-    journal: m.JournalResponse, place: tuple[int, int], cells: Sequence[Cell]
+    journal: m.JournalResponse, place: Place, cells: Sequence[Cell]
 ) -> tuple[Outcome, int, list[Cell]]:
     """What a board's journal says of a mutating request.
 
     Args:
         journal: the board's answer, asked after the request can no longer arrive.
-        place: (session, sequence) of the request.
+        place: where the request stands.
         cells: the cells that it names, in its order.
 
     Returns:
         The outcome; how many cells were done for certain; those in doubt.
     """
-    if (journal.session, journal.sequence) != place:
-        return Outcome.NOT_APPLIED, 0, []
+    entry = (journal.session, journal.sequence, journal.number)
+    if entry[:2] != (place.session, place.sequence):
+        # The entry of an earlier command says that ours never began. That of somebody else's, who
+        # came later, says nothing of ours.
+        own = journal.session == place.session and journal.sequence < place.sequence
+        earlier = own or entry == place.earlier
+        return (Outcome.NOT_APPLIED, 0, []) if earlier else (Outcome.UNKNOWN, 0, list(cells))
     if journal.number <= journal.operations:
         return Outcome.APPLIED, journal.progress, []
     doubtful = cells[journal.progress : journal.progress + journal.in_doubt]
     return Outcome.PARTLY, journal.progress, list(doubtful)
 
 
-def lost(message: Message, place: tuple[int, int], failure: CimError) -> CimError:
+def lost(message: Message, place: Place, failure: CimError) -> CimError:
     """What a failed link means for a request that has no answer."""
     if message.OPCODE not in m.MUTATING:
         return failure
@@ -51,9 +63,7 @@ def lost(message: Message, place: tuple[int, int], failure: CimError) -> CimErro
     )
 
 
-def restarted(
-    name: str, message: Message, place: tuple[int, int], journal: m.JournalResponse
-) -> CimError:
+def restarted(name: str, message: Message, place: Place, journal: m.JournalResponse) -> CimError:
     """The board at ``name`` lost its power; its journal tells how far the request came."""
     what = f"The board at {name} was restarted"
     again = "Find out why, and start again; a run goes on with --resume"
@@ -61,6 +71,8 @@ def restarted(
         return RestartedError(what, left="Its cells are as they were", next=again)
     outcome, done, cells = outcome_of(journal, place, named_cells(message))
     command = message.OPCODE.name
+    if outcome is Outcome.UNKNOWN:
+        return lost(message, place, LinkError(f"{what} and used by another program"))
     if outcome is Outcome.PARTLY:
         return IndeterminateError(
             f"{what} within the last {command}: its first {done} cells were done",

@@ -134,7 +134,7 @@ class _Player:
 
 def _once(asked: list[frames.Frame]) -> Iterator[frames.Frame]:
     """Each request once, also where the capture holds retries of it."""
-    seen: set[tuple[int, int, int]] = set()
+    seen: set[tuple[int, int, int, bytes]] = set()
     for frame in asked:
         place = _place(frame)
         if place not in seen:
@@ -142,9 +142,13 @@ def _once(asked: list[frames.Frame]) -> Iterator[frames.Frame]:
             yield frame
 
 
-def _place(frame: frames.Frame) -> tuple[int, int, int]:
-    """What an answer has in common with its request; sequence number 0 serves several commands."""
-    return frame.session, frame.sequence, frame.opcode
+def _place(frame: frames.Frame) -> tuple[int, int, int, bytes]:
+    """What an answer has in common with its request.
+
+    Sequence number 0 serves several commands, and JOURNAL more than once; that has a nonce.
+    """
+    nonce = bytes(frame.payload[:4]) if frame.opcode == Opcode.JOURNAL else b""
+    return frame.session, frame.sequence, frame.opcode, nonce
 
 
 def _comparable(frame: frames.Frame) -> Any:

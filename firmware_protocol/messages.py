@@ -635,17 +635,32 @@ class JournalRequest(Message):
     whole if `number` is not above `operations`. Otherwise it was cut short: the cells
     before `progress`, in the order that the command names them, are done, the next
     `in_doubt` may or may not be, the others are as they were. It travels with sequence
-    number 0 and is answered in any session, also in none."""
+    number 0 and is answered in any session, also in none; the nonce tells a late answer
+    from the one that was asked for.
+
+    Attributes:
+        nonce: any number.
+    """
 
     OPCODE: ClassVar[Opcode] = Opcode.JOURNAL
+    _FIXED_0: ClassVar[Struct] = Struct("<I")
+    nonce: int
+
     def parts(self) -> tuple[Buffer, ...]:
-        return ()
+        return (
+            pack(
+                self._FIXED_0,
+                self.nonce,
+            ),
+        )
 
     @classmethod
     def decode(cls, payload: Buffer) -> Self:
         reader = Reader(payload)
+        fixed_0 = reader.unpack(cls._FIXED_0)
+        nonce = fixed_0[0]
         reader.end()
-        return cls()
+        return cls(nonce)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -656,9 +671,11 @@ class JournalResponse(Message):
     whole if `number` is not above `operations`. Otherwise it was cut short: the cells
     before `progress`, in the order that the command names them, are done, the next
     `in_doubt` may or may not be, the others are as they were. It travels with sequence
-    number 0 and is answered in any session, also in none.
+    number 0 and is answered in any session, also in none; the nonce tells a late answer
+    from the one that was asked for.
 
     Attributes:
+        nonce: as in the request.
         boot_id: as in HELLO.
         operations: mutating commands applied.
         number: value of the operation counter that the last command leads to.
@@ -669,7 +686,8 @@ class JournalResponse(Message):
     """
 
     OPCODE: ClassVar[Opcode] = Opcode.JOURNAL
-    _FIXED_0: ClassVar[Struct] = Struct("<IQQIIII")
+    _FIXED_0: ClassVar[Struct] = Struct("<IIQQIIII")
+    nonce: int
     boot_id: int
     operations: int
     number: int
@@ -682,6 +700,7 @@ class JournalResponse(Message):
         return (
             pack(
                 self._FIXED_0,
+                self.nonce,
                 self.boot_id,
                 self.operations,
                 self.number,
@@ -696,15 +715,16 @@ class JournalResponse(Message):
     def decode(cls, payload: Buffer) -> Self:
         reader = Reader(payload)
         fixed_0 = reader.unpack(cls._FIXED_0)
-        boot_id = fixed_0[0]
-        operations = fixed_0[1]
-        number = fixed_0[2]
-        session = fixed_0[3]
-        sequence = fixed_0[4]
-        progress = fixed_0[5]
-        in_doubt = fixed_0[6]
+        nonce = fixed_0[0]
+        boot_id = fixed_0[1]
+        operations = fixed_0[2]
+        number = fixed_0[3]
+        session = fixed_0[4]
+        sequence = fixed_0[5]
+        progress = fixed_0[6]
+        in_doubt = fixed_0[7]
         reader.end()
-        return cls(boot_id, operations, number, session, sequence, progress, in_doubt)
+        return cls(nonce, boot_id, operations, number, session, sequence, progress, in_doubt)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

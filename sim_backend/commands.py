@@ -165,12 +165,13 @@ class Commands:
         self.lease_ms = r.duration
         return m.LeaseResponse(powered=int(bool(self._chip.slots)))
 
-    def _journal(self, _: m.JournalRequest) -> m.JournalResponse:
+    def _journal(self, r: m.JournalRequest) -> m.JournalResponse:
         count = self._chip.cells.count
         progress, in_doubt = count("journal_progress"), count("journal_in_doubt")
         if count("journal_number") <= count("operations"):
             progress, in_doubt = count("journal_cells"), 0
         return m.JournalResponse(
+            nonce=r.nonce,
             boot_id=self._chip.boot_id,
             operations=count("operations"),
             number=count("journal_number"),

@@ -135,7 +135,7 @@ class Bench:
         return self.wire.answer(m.StatusRequest(), m.StatusResponse)
 
     def journal(self) -> m.JournalResponse:
-        return self.wire.answer(m.JournalRequest(), m.JournalResponse)
+        return self.wire.answer(m.JournalRequest(0x5EED), m.JournalResponse)
 
     def wear(self, region: m.Region | None = None) -> Units:
         """Pulses of each cell of the region so far."""

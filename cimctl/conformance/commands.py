@@ -23,7 +23,7 @@ _PLAIN: list[tuple[str, Opcode, Callable[[Bench], Message]]] = [
      lambda b: b.configuring(slot=b.description.slots - 1)),
     ("CONFIGURE once more", Opcode.CONFIGURE, lambda b: b.configuring()),
     ("LEASE", Opcode.LEASE, lambda b: m.LeaseRequest(b.description.lease)),
-    ("JOURNAL", Opcode.JOURNAL, lambda b: m.JournalRequest()),
+    ("JOURNAL", Opcode.JOURNAL, lambda b: m.JournalRequest(0x5EED)),
     ("READ", Opcode.READ, lambda b: b.reading(samples=2)),
     ("WEAR", Opcode.WEAR, lambda b: m.WearRequest(b.region)),
     ("VMM", Opcode.VMM, lambda b: b.multiplying()),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from boards.errors import LinkError
@@ -45,14 +47,15 @@ def left_alone(bench: Bench) -> None:
     expect(after == before, str(before), after)
 
 
-@JOURNAL.case("JOURNAL is answered in a foreign session and in none")
+@JOURNAL.case("JOURNAL is answered in a foreign session and in none, with its nonce")
 def in_any_session(bench: Bench) -> None:
     bench.need(Opcode.JOURNAL)
     own = bench.journal()
-    for session in (bench.wire.session ^ 0x40, 0):
-        answer = bench.wire.exchange(Opcode.JOURNAL, session=session, sequence=0)
-        found = granted(answer, m.JournalResponse)
-        expect(found == own, str(own), found)
+    for nonce, session in enumerate((bench.wire.session ^ 0x40, 0)):
+        asked = m.JournalRequest(nonce)
+        answer = bench.wire.exchange(Opcode.JOURNAL, asked.parts(), session=session, sequence=0)
+        found, wanted = granted(answer, m.JournalResponse), replace(own, nonce=nonce)
+        expect(found == wanted, str(wanted), found)
     bench.status()
 
 

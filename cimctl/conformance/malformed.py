@@ -40,7 +40,7 @@ def _sound(bench: Bench, opcode: Opcode) -> Message:
         Opcode.CONFIGURE: bench.configuring,
         Opcode.SAFE: m.SafeRequest,
         Opcode.LEASE: lambda: m.LeaseRequest(max(1, bench.description.lease)),
-        Opcode.JOURNAL: m.JournalRequest,
+        Opcode.JOURNAL: lambda: m.JournalRequest(3),
         Opcode.REBOOT: m.RebootRequest,
         Opcode.READ: bench.reading,
         Opcode.PROGRAM: bench.programming,

@@ -132,7 +132,7 @@ def no_session(bench: Bench) -> None:
 
 @ORDER.case("LEASE and JOURNAL with a sequence number are refused with BAD_REQUEST ORDER")
 def unordered_in_order(bench: Bench) -> None:
-    messages = (m.LeaseRequest(max(1, bench.description.lease)), m.JournalRequest())
+    messages = (m.LeaseRequest(max(1, bench.description.lease)), m.JournalRequest(7))
     for message in messages:
         bench.need(message.OPCODE)
         wire = bench.wire
@@ -161,7 +161,7 @@ def unordered_take_no_turn(bench: Bench) -> None:
             message = (
                 m.LeaseRequest(bench.description.lease)
                 if opcode == Opcode.LEASE
-                else m.JournalRequest()
+                else m.JournalRequest(7)
             )
             for _ in range(2):
                 expect_equal(f"{opcode.name}:", answer_text(bench.wire.ask(message)), "OK")

@@ -62,7 +62,9 @@ def test_the_frames_of_a_session_come_back_in_order(captured: tuple[Path, LinkSt
     asked = [r.frame for r in records if r.direction == TO_BOARD]
     answered = [r.frame for r in records if r.direction == FROM_BOARD]
     assert all(isinstance(f, frames.Frame) for f in asked + answered)
-    opcodes = [Opcode.HELLO, Opcode.CONFIGURE, Opcode.PING, Opcode.READ, Opcode.SAFE]
+    opcodes = [
+        Opcode.HELLO, Opcode.JOURNAL, Opcode.CONFIGURE, Opcode.PING, Opcode.READ, Opcode.SAFE,
+    ]  # fmt: skip
     assert [f.opcode for f in asked if isinstance(f, frames.Frame)] == opcodes
     assert [f.opcode for f in answered if isinstance(f, frames.Frame)] == opcodes
     times = [r.nanoseconds for r in records]

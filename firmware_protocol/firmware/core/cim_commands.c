@@ -168,7 +168,8 @@ static bool gain_allowed(uint32_t multiplier, unsigned shift) {
         return gain >= BOARD_GAIN_LOW && gain <= BOARD_GAIN_HIGH;
     }
     unsigned more = shift - 40;
-    return multiplier >= BOARD_GAIN_LOW << more && multiplier <= BOARD_GAIN_HIGH << more;
+    return multiplier >= (uint64_t)BOARD_GAIN_LOW << more &&
+           multiplier <= (uint64_t)BOARD_GAIN_HIGH << more;
 }
 
 static struct cim_refusal configure(struct cim_reader *in) {
@@ -210,8 +211,10 @@ static struct cim_refusal lease(struct cim_reader *in, struct cim_writer *out) {
 }
 
 static struct cim_refusal journal(struct cim_reader *in, struct cim_writer *out) {
+    uint32_t nonce = cim_u32(in);
     RETURN_UNLESS_DONE(in);
     struct cim_journal j = cim_journal_read();
+    cim_put(out, 4, nonce);
     cim_put(out, 4, cim_state.boot_id);
     cim_put(out, 8, j.operations);
     cim_put(out, 8, j.number);
