@@ -127,7 +127,8 @@ class CostSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A board: everything that the stack knows of it before HELLO."""
 
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    #: HELLO carries it, so it is short
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
     summary: str
     link: LinkSettings
     chip: ChipSettings

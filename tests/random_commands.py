@@ -33,7 +33,7 @@ class RandomCommands:
         payload = request.encode()
         if self._chance(0.02):
             payload = payload[: self._int(0, len(payload))]
-        return int(request.OPCODE), payload
+        return int(request.OPCODE), payload[: self._d.max_payload]
 
     # ------------------------------------------------------------------ dice
 
@@ -154,8 +154,8 @@ class RandomCommands:
             self._int(0, 2), self._int(0, 2), self._int(0, 2), self._int(0, 2),
         )  # fmt: skip
         inputs = unrolled_size(window)
-        cut = self._int(1, inputs) if inputs > 1 else inputs
-        rows = [cut, inputs - cut] if cut < inputs else [inputs]
+        tall = min(inputs, self._d.rows, self._int(1, inputs))
+        rows = [tall] * (inputs // tall) + [inputs % tall] * (inputs % tall > 0)
         columns = [self._int(1, 6) * (2 if pairs else 1) for _ in range(self._int(1, 2))]
         regions = self._grid(rows, columns, pairs)
         count, bits = self._int(1, 3), self._int(1, self._d.input_bits)

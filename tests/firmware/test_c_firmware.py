@@ -30,7 +30,7 @@ from boards.links import InProcessLink, Link
 from boards.profile import Profile
 from firmware_protocol import frames
 from firmware_protocol import messages as m
-from firmware_protocol.constants import SPEC_HASH, Opcode, Status
+from firmware_protocol.constants import SPEC_HASH, Detail, Opcode, Status
 from sim_backend.chip import Chip
 from sim_backend.firmware import Firmware
 
@@ -53,11 +53,15 @@ def _random_commands() -> Any:
 RandomCommands = _random_commands()
 
 
-def started(kind: str, seed: int = SEED) -> launch.ProcessLink:
+def launch_or_skip(profile: Profile, seed: int = SEED) -> launch.ProcessLink:
     try:
-        return launch.start(catalogue.load(kind), seed)
+        return launch.start(profile, seed)
     except MissingToolError as error:
         pytest.skip(f"needs the Debian package {error.package}")
+
+
+def started(kind: str, seed: int = SEED) -> launch.ProcessLink:
+    return launch_or_skip(catalogue.load(kind), seed)
 
 
 def emulated(profile: Profile, seed: int = SEED) -> Link:
@@ -103,28 +107,69 @@ def comparable(frame: frames.Frame) -> tuple[int, int, Any]:
 # --- the same bits -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_ten_thousand_random_commands_are_answered_like_the_emulator_bit_for_bit(kind: str) -> None:
-    profile = catalogue.load(kind)
-    link = started(kind)
+def odd(**changed: Any) -> Profile:
+    """A chip like no other: small, other widths, two conversions a pair, cells that wear out."""
+    profile = catalogue.load("native")
+    chip = msgspec.structs.replace(
+        profile.chip, tiles=3, rows=20, columns=12, input_bits=5, adc_bits=11, slots=5,
+        pair_conversions=2, columns_per_adc=3, adc_span_uA=(2.0, 3.984),
+    )  # fmt: skip
+    return msgspec.structs.replace(
+        profile,
+        chip=msgspec.structs.replace(chip, **changed),
+        link=msgspec.structs.replace(profile.link, window=2, max_payload=700),
+        limits=msgspec.structs.replace(
+            profile.limits, lifetime_soft=700, lifetime_pulses=1500, pulses_per_command=50
+        ),
+    )
+
+
+def compared(profile: Profile, commands: int, seed: int) -> Counter[tuple[int, int]]:
+    """Asks emulator and C firmware the same; returns how often each answer was given."""
+    link = launch_or_skip(profile)
     try:
         one, other = Talker(emulated(profile)), Talker(link)
         assert dataclasses.replace(one.hello(), boot_id=0, firmware="") == dataclasses.replace(
             other.hello(), boot_id=0, firmware=""
         )
-        commands = RandomCommands(describe(profile), seed=1)
+        drawn = RandomCommands(describe(profile), seed=seed)
         statuses: Counter[tuple[int, int]] = Counter()
-        for number in range(COMMANDS):
-            opcode, payload = commands.draw()
+        for number in range(commands):
+            opcode, payload = drawn.draw()
             expected, found = one.ask(opcode, payload), other.ask(opcode, payload)
             assert comparable(found) == comparable(expected), f"{number}: {Opcode(opcode).name}"
             statuses[opcode, expected.status] += 1
-        # The comparison is worth something: most commands were carried out, of every kind.
-        for opcode in (Opcode.READ, Opcode.PROGRAM, Opcode.PULSE, Opcode.VMM, Opcode.LOAD):
-            assert statuses[opcode, Status.OK] > COMMANDS / 100
-            assert sum(n for (o, s), n in statuses.items() if o == opcode and s) > 0
     finally:
         link.close()
+    # The comparison is worth something: many commands of every kind were carried out, and refused.
+    for opcode in (Opcode.READ, Opcode.PROGRAM, Opcode.PULSE, Opcode.VMM, Opcode.LOAD):
+        assert statuses[opcode, Status.OK] > commands / 200
+        assert sum(n for (o, s), n in statuses.items() if o == opcode and s) > 0
+    return statuses
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ten_thousand_random_commands_are_answered_like_the_emulator_bit_for_bit(kind: str) -> None:
+    compared(catalogue.load(kind), COMMANDS, seed=1)
+
+
+@pytest.mark.parametrize("adc_bits", [2, 11])
+def test_another_chip_is_answered_alike_too(adc_bits: int) -> None:
+    compared(odd(adc_bits=adc_bits), 3000, seed=2)
+
+
+def test_a_gain_far_below_a_narrow_range_is_refused() -> None:
+    # The range's low end needs more than 32 bits once it is scaled to the shift of the request.
+    link = launch_or_skip(odd(adc_bits=8))
+    try:
+        answer = Talker(link).ask(Opcode.CONFIGURE, _configure(65535, 48))
+    finally:
+        link.close()
+    assert m.Refusal.decode(answer.payload).detail == Detail.GAIN
+
+
+def _configure(multiplier: int, shift: int) -> bytes:
+    return m.ConfigureRequest(0, 100, 1023, multiplier, shift).encode()
 
 
 def test_an_emulated_chip_goes_on_in_the_c_firmware_with_its_cells_loaded() -> None:

@@ -22,6 +22,9 @@ static struct cim_decoder decoder;
 static const uint8_t description[] = BOARD_DESCRIPTION;
 
 _Static_assert(BOARD_MAX_PAYLOAD >= CIM_MIN_PAYLOAD, "the specification's smallest payload fits");
+_Static_assert(CIM_HELLO_RESPONSE_FIXED_SIZE + sizeof BOARD_MODEL + sizeof FIRMWARE_NAME +
+                       sizeof description <= HELLO_ROOM,
+               "HELLO's answer fits its buffer");
 _Static_assert(sizeof description == CIM_DESCRIPTION_FIXED_SIZE, "built for this specification");
 
 void cim_power_up(void) {
