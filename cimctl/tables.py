@@ -90,4 +90,5 @@ def write_matrix(path: Path, matrix: npt.NDArray[Any]) -> None:
 
 def csv_text(matrix: npt.NDArray[Any]) -> str:
     """Rows of comma-separated numbers."""
-    return "\n".join(",".join(f"{value:.6g}" for value in row) for row in matrix)
+    form = "d" if matrix.dtype.kind in "iu" else ".6g"
+    return "\n".join(",".join(f"{value:{form}}" for value in row) for row in matrix)

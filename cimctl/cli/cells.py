@@ -45,7 +45,9 @@ def _size_options(command: F) -> F:
 
 
 @contextmanager
-def _tile(values: dict[str, Any], number: int) -> Iterator[tuple[Board, Tile]]:
+def _tile(
+    values: dict[str, Any], number: int, *, powered: bool = True
+) -> Iterator[tuple[Board, Tile]]:
     from boards.errors import UsageError
     from cimctl.connect import connect
 
@@ -55,7 +57,8 @@ def _tile(values: dict[str, Any], number: int) -> Iterator[tuple[Board, Tile]]:
                 f"Board '{board.hello.model}' has tiles 0 to {len(board.tiles) - 1}, not {number}",
                 left="Nothing was sent",
             )
-        board.power_up()
+        if powered:
+            board.power_up()
         yield board, board.tiles[number]
 
 
@@ -134,6 +137,40 @@ def read(
         "max_uS": float(conductances.max()),
     }
     _deliver(json, "cimctl.read/1", said, "conductances_uS", conductances, output)
+
+
+@click.command()
+@_tile_options
+@_size_options
+@_OUTPUT
+def wear(
+    tile: int,
+    row: int,
+    column: int,
+    rows: int | None,
+    columns: int | None,
+    output: Path | None,
+    json: bool,
+    **values: Any,
+) -> None:
+    """Say how many pulses each cell of a tile got in its life.
+
+    \b
+    Example:
+      cimctl wear --board brram-soc --port /dev/ttyUSB0 --tile 0
+    """
+    with _tile(values, tile, powered=False) as (board, opened):
+        pulses = opened.wear(_region(opened, row, column, rows, columns))
+        limits = board.description
+    said = {
+        "tile": tile,
+        "shape": list(pulses.shape),
+        "most": int(pulses.max()),
+        "worn": int((pulses > limits.lifetime_soft).sum()) if limits.lifetime_soft else 0,
+        "soft_budget": limits.lifetime_soft,
+        "hard_budget": limits.lifetime_pulses,
+    }
+    _deliver(json, "cimctl.wear/1", said, "pulses", pulses, output)
 
 
 @click.command()

@@ -23,6 +23,7 @@ COMMANDS = {
     "board": ("cimctl.cli.board", "What boards there are, what one says of itself, make it safe."),
     "program": ("cimctl.cli.cells", "Write-verify cells of a tile to conductances."),
     "read": ("cimctl.cli.cells", "Read the conductances of a tile."),
+    "wear": ("cimctl.cli.cells", "Say how many pulses the cells of a tile got in their life."),
     "vmm": ("cimctl.cli.cells", "Multiply vectors by the conductances of a tile."),
     "pulse": ("cimctl.cli.cells", "Give open-loop pulses to cells of a tile."),
     "conformance": ("cimctl.cli.conformance", "Run the regression suite of a board's firmware."),
