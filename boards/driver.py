@@ -331,7 +331,8 @@ class Driver:
     # ------------------------------------------------------------------ waiting and resending
 
     def _wait(self, pending: Pending) -> None:
-        while True:
+        # A device in this process has answered already.
+        while pending.answer is None:
             with self._changed:
                 limit = time.monotonic() + self._limit()
                 while pending.answer is None and self._failure is None and not self._early():

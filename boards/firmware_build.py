@@ -23,7 +23,7 @@ from boards.profile import Profile
 _HOME = Path(__file__).parents[1] / "firmware_protocol"
 SOURCES = _HOME / "firmware"
 _INCLUDES = (_HOME / "include", SOURCES / "core", SOURCES / "model")
-_COMMON = ("-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wno-sign-conversion",
+_COMMON = ("-std=c11", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Wno-sign-conversion",
            "-Wno-type-limits", "-Werror")  # fmt: skip
 _BUILD_SECONDS = 120
 
