@@ -90,6 +90,10 @@ class Pending:
         self.early = False
         self.answer: frames.Frame | None = None
 
+    @property
+    def answered(self) -> bool:
+        return self.answer is not None
+
 
 class Driver:
     """Requests and answers over one link.
@@ -332,7 +336,7 @@ class Driver:
 
     def _wait(self, pending: Pending) -> None:
         # A device in this process has answered already.
-        while pending.answer is None:
+        while not pending.answered:
             with self._changed:
                 limit = time.monotonic() + self._limit()
                 while pending.answer is None and self._failure is None and not self._early():
