@@ -3,6 +3,10 @@
     .globl _start
 _start:
     la sp, stack_top
+    /* UART and timer may wake the processor (mie.MEIE, mie.MTIE); mstatus.MIE stays 0: no traps. */
+    .option arch, +zicsr
+    li t0, 0x880
+    csrw mie, t0
     la t0, bss_start
     la t1, bss_end
 1:  bgeu t0, t1, 2f
