@@ -54,6 +54,10 @@ _ASIDE_TRIES, _ASIDE_SECONDS = 10, 1.0
 _NONCE_SIZE = 4
 #: resends, at least, before a silent link is given up
 _ASKED_LEAST = 3
+_ADVICE: dict[int, str] = {
+    Detail.LIFETIME: "Use other cells ('cimctl wear' shows them), or fewer cycles",
+    Detail.SLOT_EMPTY: "Configure the board first; it may have been made safe by another program",
+}
 _RESTART_TRIES, _RESTART_SECONDS = 60, 0.25
 _OPEN = 1
 #: a third of the lease goes by in silence before it is renewed, so that two renewals may be lost
@@ -437,6 +441,15 @@ class Driver:
             refusal = m.Refusal(0, 0, 0)
         if answer.status in (Status.NO_SESSION, Status.STALE):
             return self._session_lost(pending)
+        if refusal.detail == Detail.LEASE and pending.message.OPCODE != Opcode.LEASE:
+            return SafetyRefusal(
+                f"The board refused {name}: its lease had run out, as nothing was heard from this "
+                "computer for longer than it lasts, and its supplies went to ground",
+                left="Nothing was changed by it",
+                next="Start again; a run goes on with --resume",
+                status=answer.status,
+                detail=refusal.detail,
+            )
         reason = DETAIL_TEXT.get(cast("Detail", refusal.detail), f"detail {refusal.detail}")
         limit = f" (limit {refusal.limit})" if refusal.limit else ""
         what = f"The board refused {name}: {reason}{limit}, at index {refusal.index}"
@@ -447,6 +460,7 @@ class Driver:
         return kind(
             what,
             left="Nothing was changed by it",
+            next=_ADVICE.get(refusal.detail, ""),
             status=answer.status,
             detail=refusal.detail,
             index=refusal.index,

@@ -134,6 +134,8 @@ def build(profile: Profile, target: Target) -> Path:
         *sorted((SOURCES / "model").glob("*.c")),
         *sorted((SOURCES / target.port).glob("*.[cS]")),
     ]
+    if "-nostdlib" in target.flags:
+        sources.append(SOURCES / "freestanding.c")
     digest = _digest(board, program, target)
     folder = Path(platformdirs.user_cache_dir("cimctl")) / "firmware"
     built = folder / f"{target.port}-{profile.name}-{digest}"
@@ -175,7 +177,7 @@ def export(profile: Profile, folder: Path) -> list[Path]:
             )
         folder.mkdir(parents=True, exist_ok=True)
         sources = [*(SOURCES / "core").iterdir(), *(_HOME / "include").glob("*.h")]
-        for path in (*sources, SOURCES / "hal_template.c"):
+        for path in (*sources, SOURCES / "hal_template.c", SOURCES / "freestanding.c"):
             shutil.copyfile(path, folder / path.name)
         (folder / "cim_board.h").write_text(board)
     except OSError as error:

@@ -45,6 +45,19 @@ def write_atomically(path: Path, data: bytes, *, advice: str = _ADVICE) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Finds out before long work whether its result can be written.
+
+    Raises:
+        StorageError: it cannot; nothing was done.
+    """
+    folder = path.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK) or path.is_dir():
+        raise StorageError(
+            f"'{path}' cannot be written", left="Nothing was done", next="Name another file"
+        )
+
+
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes one JSON object, atomically."""
     write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())

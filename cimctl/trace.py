@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -10,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from boards import capture
-from boards.errors import LinkTimeoutError, UsageError
+from boards.errors import LinkError, LinkTimeoutError, UsageError
 from boards.links import Link
 from firmware_protocol import frames
 from firmware_protocol import messages as m
 from firmware_protocol.codec import PayloadError
-from firmware_protocol.constants import Opcode, Status
+from firmware_protocol.constants import SPEC_HASH, VERSION, Opcode, Status
 
 _SHOWN_VALUES = 8
-_ANSWER_SECONDS = 30.0
+_ANSWER_SECONDS, _AGAIN_SECONDS, _SAFE_SECONDS = 30.0, 2.0, 3.0
 #: fields that differ from one power-up to the next, or from one implementation to another
 _VOLATILE = ("boot_id", "corrupt_frames", "duplicates", "firmware")
 
@@ -79,24 +82,16 @@ def _short(value: Any) -> Any:
 
 
 def play(path: Path, link: Link) -> Replay:
-    """Sends the requests of a capture one by one and compares the answers.
+    """Sends the requests of a capture one by one and compares the answers; leaves the board safe.
 
     Raises:
-        UsageError: no such capture.
+        UsageError: no such capture, or it is damaged; nothing was sent.
         LinkTimeoutError: the board stopped answering.
     """
-    records = [r.frame for r in capture.read(path)]
-    asked = [f for f in records if isinstance(f, frames.Frame) and not f.is_response]
-    answers = {
-        _place(f): f
-        for f in records
-        if isinstance(f, frames.Frame) and f.is_response and f.status != Status.RETRY
-    }
-    if not asked:
-        raise UsageError(f"The capture '{path}' holds no request")
     result = Replay()
     player = _Player(link)
     try:
+        asked, answers = recorded(path)
         for request in _once(asked):
             expected = answers.get(_place(request))
             answer = player.ask(request)
@@ -109,8 +104,41 @@ def play(path: Path, link: Link) -> Replay:
                 result.different += 1
                 result.first_difference = result.first_difference or result.requests
     finally:
-        link.close()
+        player.close()
     return result
+
+
+def recorded(path: Path) -> tuple[list[frames.Frame], dict[Any, frames.Frame]]:
+    """The requests of a capture, and the answers by their place.
+
+    Raises:
+        UsageError: no such capture, or one that was damaged after it was made. Answers that the
+            line had damaged are no damage of the capture.
+    """
+    try:
+        records = list(capture.read(path))
+    except UsageError as error:
+        raise UsageError(error.what, left="Nothing was sent", next=error.next) from None
+    damaged = [r for r in records if isinstance(r.frame, frames.CorruptFrame)]
+    if any(r.direction == capture.TO_BOARD for r in damaged):
+        raise UsageError(
+            f"The capture '{path}' is damaged: {len(damaged)} of its frames fail their check",
+            left="Nothing was sent",
+            next="See them with 'cimctl proto dump'",
+        )
+    sound = [r.frame for r in records if isinstance(r.frame, frames.Frame)]
+    asked = [f for f in sound if not f.is_response]
+    answers = {_place(f): f for f in sound if f.is_response and f.status != Status.RETRY}
+    if not asked or not answers:
+        raise UsageError(
+            f"The capture '{path}' holds no request with its answer", left="Nothing was sent"
+        )
+    return asked, answers
+
+
+def changes(path: Path) -> int:
+    """How many requests of a capture change cells."""
+    return sum(request.opcode in m.MUTATING for request in _once(recorded(path)[0]))
 
 
 class _Player:
@@ -119,17 +147,46 @@ class _Player:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._decoder = frames.Decoder()
+        self._asked = False
 
-    def ask(self, request: frames.Frame) -> frames.Frame:
+    def ask(self, request: frames.Frame, seconds: float = _ANSWER_SECONDS) -> frames.Frame:
         frame = frames.encode(request.opcode, request.session, request.sequence, (request.payload,))
-        self._link.write(frame)
-        waited = 0.0
-        while waited < _ANSWER_SECONDS:
-            for answer in self._decoder.feed(self._link.read(0.5)):
-                if isinstance(answer, frames.Frame) and answer.sequence == request.sequence:
+        self._asked = True
+        limit = time.monotonic() + seconds
+        while time.monotonic() < limit:
+            # Again after a while: a board that is still starting hears nothing. One that has
+            # answered does so from its kept answers.
+            self._link.write(b"\0" + frame)
+            answer = self._heard(_place(request), min(limit, time.monotonic() + _AGAIN_SECONDS))
+            if answer is not None:
+                return answer
+        raise LinkTimeoutError(
+            f"The board does not answer request {request.sequence} of {len(request.payload)} bytes",
+            next="Check that it is the kind of board that the session was captured on",
+        )
+
+    def _heard(self, place: tuple[int, int, int, bytes], limit: float) -> frames.Frame | None:
+        while time.monotonic() < limit:
+            for answer in list(self._decoder.feed(self._link.read(0.1))):
+                if isinstance(answer, frames.Frame) and _place(answer) == place:
                     return answer
-            waited += 0.5
-        raise LinkTimeoutError(f"The board does not answer request {request.sequence}")
+        return None
+
+    def close(self) -> None:
+        """Leaves the board safe in a session of our own, and ends the link."""
+        try:
+            if self._asked:
+                self._leave_safe()
+        finally:
+            self._link.close()
+
+    def _leave_safe(self) -> None:
+        session = secrets.randbits(32) | 1
+        hello = m.HelloRequest(VERSION, SPEC_HASH, 1)
+        requests = ((Opcode.HELLO, 0, hello.encode()), (Opcode.SAFE, 1, b""))
+        with contextlib.suppress(LinkError):
+            for opcode, sequence, payload in requests:
+                self.ask(frames.Frame(opcode, session, sequence, payload), _SAFE_SECONDS)
 
 
 def _once(asked: list[frames.Frame]) -> Iterator[frames.Frame]:

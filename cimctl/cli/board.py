@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cimctl.cli.options import board_options, chosen_board, json_option, seed_option, show
 
+if TYPE_CHECKING:
+    from firmware_protocol.messages import JournalResponse
+
 
 @click.group()
 def board() -> None:
-    """What boards there are, what one says of itself, make it safe."""
+    """What boards there are, what one says of itself, make it safe.
+
+    \b
+    Example:
+      cimctl board list
+    """
 
 
 @board.command("list")
@@ -58,7 +66,7 @@ def info(json: bool, seed: int, **values: Any) -> None:
     from firmware_protocol.constants import Opcode
 
     with connect(chosen_board(values, seed)) as opened:
-        hello, status = opened.hello, asdict(opened.status())
+        hello, status, journal = opened.hello, asdict(opened.status()), opened.journal()
         description = asdict(opened.description)
         offers = [flag.name for flag in opened.capabilities]
         commands = [op.name for op in Opcode if opened.offers(op)]
@@ -70,9 +78,12 @@ def info(json: bool, seed: int, **values: Any) -> None:
         "boot_id": f"{hello.boot_id:08x}",
     }
     status["boot_id"] = identity["boot_id"]
-    sections = {**identity, **description, **status}
+    last = _last_command(journal)
+    sections = {**identity, **description, **status, "last_command": last}
     lines = [f"{key:<24} {_text(value)}" for key, value in sections.items()]
-    values_out = {**identity, "description": description, "status": status}
+    values_out = {
+        **identity, "description": description, "status": status, "journal": asdict(journal),
+    }  # fmt: skip
     show(json, "cimctl.board.info/1", values_out, "\n".join(lines))
 
 
@@ -98,6 +109,18 @@ def safe(json: bool, seed: int, **values: Any) -> None:
         "cimctl.board.safe/1",
         {"board": model, "powered": powered},
         f"{model}: the analog supplies are {'still on' if powered else 'off'}",
+    )
+
+
+def _last_command(journal: JournalResponse) -> str:
+    """What the journal says of the last command that changed cells."""
+    if not journal.number:
+        return "none"
+    if journal.number <= journal.operations:
+        return f"number {journal.number}, applied to {journal.progress} cells"
+    return (
+        f"number {journal.number}, cut short: {journal.progress} cells done, "
+        f"{journal.in_doubt} in doubt"
     )
 
 

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cimctl.cli.options import board_options, chosen_board, json_option, seed_option, show
+from cimctl.cli.options import (
+    ask_for_changes,
+    board_options,
+    chosen_board,
+    json_option,
+    seed_option,
+    show,
+)
 
 if TYPE_CHECKING:
     from boards.profile import Profile
@@ -61,6 +68,7 @@ def conformance(
     from boards.errors import UsageError
     from cimctl.conformance import report as reports
     from cimctl.conformance.suite import cases
+    from cimctl.files import check_writable
 
     chosen = cases(only)
     if not chosen:
@@ -78,6 +86,8 @@ def conformance(
         destructive = options.port is None
     if destructive:
         _agree(profile, options, chosen, yes)
+    if report is not None:
+        check_writable(report)
     done = _run(profile, options, chosen, destructive)
     _deliver(done, profile.name, json, report)
 
@@ -99,7 +109,6 @@ def _listed(chosen: list[Case]) -> dict[str, Any]:
 
 def _agree(profile: Profile, options: BoardOptions, chosen: list[Case], yes: bool) -> None:
     """Says what cells may get at worst, and asks, where the board is not emulated here."""
-    from boards.errors import UsageError
     from cimctl.conformance.cases import COLUMNS, ROWS
     from cimctl.conformance.runner import check_budget, worst_pulses
 
@@ -113,16 +122,7 @@ def _agree(profile: Profile, options: BoardOptions, chosen: list[Case], yes: boo
         f"{len(changing)} cases change {cells} cells of tile 0, rows 0 to {ROWS - 1}, columns 0 to "
         f"{COLUMNS - 1}: at most {worst} pulses each"
     )
-    if yes:
-        click.echo(said + ".", err=True)
-        return
-    if not sys.stdin.isatty():
-        raise UsageError(
-            f"{said}, and there is nobody to ask",
-            left="The board was not touched",
-            next="Give --yes as well, or leave --destructive out",
-        )
-    click.confirm(f"{said}. Go on?", abort=True, err=True)
+    ask_for_changes(said, yes)
 
 
 def _run(profile: Profile, options: BoardOptions, chosen: list[Case], destructive: bool) -> Run:

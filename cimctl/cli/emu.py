@@ -12,7 +12,12 @@ from cimctl.cli.options import SEED, json_option, show
 
 @click.group()
 def emu() -> None:
-    """Put an emulated board on a TCP port or pseudo-terminal."""
+    """Put an emulated board on a TCP port or pseudo-terminal.
+
+    \b
+    Example:
+      cimctl emu serve --board emu
+    """
 
 
 @emu.command()
@@ -40,8 +45,17 @@ def serve(
     """Serve an emulated board until Ctrl-C; prints the address that --port takes.
 
     \b
+    --faults takes the probability of each fault for a frame, comma-separated, and a seed:
+      drop, flip, truncate, duplicate   a frame is lost, damaged, cut, sent twice
+      late, reorder                     an answer comes after later ones
+      stall, disconnect                 nothing comes for a while, the connection ends
+      reboot_before, reboot_after, reboot_within
+                                        power fails before, after, within a command
+
+    \b
     Example:
       cimctl emu serve --board brram-soc --listen pty --state chip.cells
+      cimctl emu serve --board emu --faults drop=0.01,flip=0.01,late=0.005,seed=7
     """
     import torch
 

@@ -11,7 +11,12 @@ from cimctl.cli.options import json_option, show
 
 @click.group()
 def firmware() -> None:
-    """Build the C reference firmware, or export it for a board of your own."""
+    """Build the C reference firmware, or export it for a board of your own.
+
+    \b
+    Example:
+      cimctl firmware build --board qemu
+    """
 
 
 @firmware.command()
@@ -23,7 +28,7 @@ def firmware() -> None:
 )
 @json_option
 def build(board: str, target: str | None, json: bool) -> None:
-    """Build the firmware for a profile, and say how large it is.
+    """Build the firmware for a profile; for RV32, say how large it is.
 
     The program is kept in the user's cache; the boards `native` and `qemu` do this by themselves.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from json import dumps
 from pathlib import Path
@@ -84,6 +85,10 @@ def chosen_board(values: dict[str, Any], seed: int = 0) -> BoardOptions:
     # Imported here: listing boards needs neither numpy nor a link.
     from cimctl.connect import BoardOptions
 
+    if values["port"] == "":
+        # An unset variable in a script must not mean an emulated chip.
+        raise click.UsageError("--port is empty: leave it out, or say where the board is.")
+
     return BoardOptions(
         board=values["board"],
         port=values["port"],
@@ -92,6 +97,26 @@ def chosen_board(values: dict[str, Any], seed: int = 0) -> BoardOptions:
         max_payload=values["max_payload"],
         capture=values["capture"],
     )
+
+
+def ask_for_changes(said: str, yes: bool) -> None:
+    """Asks before cells of a board on a port are changed.
+
+    Raises:
+        UsageError: nobody agreed; the board was not touched.
+    """
+    from boards.errors import UsageError
+
+    if yes:
+        click.echo(said + ".", err=True)
+        return
+    left = "The board was not touched"
+    if not sys.stdin.isatty():
+        raise UsageError(
+            f"{said}, and there is nobody to ask", left=left, next="Give --yes as well"
+        )
+    if not click.confirm(f"{said}. Go on?", err=True):
+        raise UsageError("Not agreed", left=left)
 
 
 def show(json: bool, schema: str, values: dict[str, Any], text: str) -> None:

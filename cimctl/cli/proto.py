@@ -8,14 +8,26 @@ from typing import Any
 
 import click
 
-from cimctl.cli.options import board_options, chosen_board, json_option, seed_option, show
+from cimctl.cli.options import (
+    ask_for_changes,
+    board_options,
+    chosen_board,
+    json_option,
+    seed_option,
+    show,
+)
 
 _CAPTURE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 
 
 @click.group()
 def proto() -> None:
-    """The protocol: specification, decoded traces, replay."""
+    """The protocol: specification, decoded traces, replay.
+
+    \b
+    Example:
+      cimctl proto dump session.cap
+    """
 
 
 @proto.command()
@@ -67,12 +79,14 @@ def dump(file: Path, json: bool) -> None:
 @_CAPTURE
 @board_options()
 @seed_option
+@click.option("--yes", is_flag=True, help="Change cells of a board on a port without asking.")
 @json_option
-def replay(file: Path, json: bool, seed: int, **values: Any) -> None:
+def replay(file: Path, json: bool, seed: int, yes: bool, **values: Any) -> None:
     """Play a captured session to a board and compare the answers.
 
-    A fresh emulated chip of the same profile and seed gives the same answers, bit for bit; a chip
-    that has lived since then does not.
+    What the session programmed and pulsed is programmed and pulsed again. A fresh emulated chip of
+    the same profile and seed gives the same answers, bit for bit; a chip that has lived since then
+    does not. The board is left safe.
 
     \b
     Example:
@@ -80,9 +94,13 @@ def replay(file: Path, json: bool, seed: int, **values: Any) -> None:
     """
     from boards.errors import DeviceError
     from cimctl.connect import open_link
-    from cimctl.trace import play
+    from cimctl.trace import changes, play
 
-    result = play(file, open_link(chosen_board(values, seed)))
+    options = chosen_board(values, seed)
+    count = changes(file)
+    if options.port is not None and count:
+        ask_for_changes(f"{count} requests of this session change cells", yes)
+    result = play(file, open_link(options))
     said = {"requests": result.requests, "same": result.same, "different": result.different}
     if result.different:
         raise DeviceError(

@@ -7,7 +7,9 @@ import errno
 import importlib
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 
@@ -97,6 +99,7 @@ def run(arguments: Sequence[str]) -> int:
         name.startswith("CIMCTL_") and name.endswith("_JSON") and value not in ("", "0")
         for name, value in os.environ.items()
     )
+    _hear_the_end()
     try:
         outcome = root.main(args=list(arguments), prog_name="cimctl", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
@@ -129,6 +132,19 @@ def run(arguments: Sequence[str]) -> int:
     except Exception:
         return _bug()
     return outcome if isinstance(outcome, int) else 0
+
+
+def _hear_the_end() -> None:
+    """A terminal that closes and a polite kill are interrupts too: a board is left safe."""
+
+    def on_signal(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            # One that a parent has chosen to be ignored, as nohup does, stays so.
+            if signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, on_signal)
 
 
 def _drop_output() -> None:

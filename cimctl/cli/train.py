@@ -273,6 +273,13 @@ def _progress_bar(trainer: Trainer) -> Iterator[Callable[[float, float], None]]:
         yield on_batch
 
 
+def _resuming(trainer: Trainer) -> str:
+    """The command that goes on with a run, on the board that it is on."""
+    command = f"cimctl train --resume {trainer.folder}"
+    options = click.get_current_context().params
+    return command + (f" --port {options['port']}" if options.get("port") else "")
+
+
 @contextmanager
 def _stopping(trainer: Trainer) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM asks the trainer to stop after its batch, a second one stops."""
@@ -285,21 +292,22 @@ def _stopping(trainer: Trainer) -> Iterator[None]:
         trainer.stop = True
         _say("\nStopping after this batch; once more stops at once.")
 
-    stops = (signal.SIGINT, signal.SIGTERM)
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    stops = [number for number in ends if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, on_signal) for number in stops}
     try:
         yield
     except Interrupted:
         _say(
             f"Stopped after batch {trainer.progress.batch} of {trainer.config.batches}. "
-            f"Go on with: cimctl train --resume {trainer.folder}"
+            f"Go on with: {_resuming(trainer)}"
         )
         raise KeyboardInterrupt from None
     except CimError:
         if trainer.saved is not None:
             _say(
                 f"The checkpoint holds the run up to batch {trainer.saved}. When this is mended, "
-                f"go on with: cimctl train --resume {trainer.folder}"
+                f"go on with: {_resuming(trainer)}"
             )
         raise
     finally:

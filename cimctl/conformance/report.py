@@ -22,7 +22,7 @@ def values(run: Run, board: str) -> dict[str, Any]:
             "firmware": run.hello.firmware,
             "board_id": f"{run.hello.board_id:016x}",
             "boot_id": f"{run.hello.boot_id:08x}",
-            "spec_hash": f"{run.hello.spec_hash:016x}",
+            "spec_hash": run.hello.spec_hash.to_bytes(8, "little").hex(),
         },
         "counts": counts(run),
         "worst_pulses": run.worst_pulses,

@@ -15,7 +15,8 @@
 size_t hal_receive(uint8_t *data, size_t room);
 
 /* Sends all of it. Must give up after a bounded time when the host takes nothing: a firmware that
- * waits for ever hangs when the cable is pulled. The frame is then lost, and the host asks again. */
+ * waits for ever hangs when the cable is pulled. The frame is then lost, and so must be what has
+ * arrived and was not handed out: each request of a host that has gone would renew its lease. */
 void hal_send(const uint8_t *data, size_t size);
 
 /* ---- board ------------------------------------------------------------------------------- */

@@ -26,6 +26,7 @@
 #include "cim_firmware.h"
 #include "ideal_array.h"
 
+#define USAGE "[--listen tcp://HOST:PORT | pty] [--seed N] [--state FILE]"
 #define IDLE_MS 50
 #define STALLED_MS 2000
 
@@ -90,6 +91,15 @@ size_t hal_receive(uint8_t *data, size_t room) {
 static uint8_t outgoing[1 << 16];
 static size_t outgoing_size;
 
+/* Nobody takes the answers: what the host had asked for before it went is dropped too, since each
+ * request would renew its lease, and each answer wait as long again. */
+static void forget_host(void) {
+    hang_up();
+    incoming_at = incoming_size = 0;
+    if (terminal >= 0)
+        tcflush(terminal, TCIOFLUSH);
+}
+
 static void transmit(void) {
     size_t at = 0;
     while (at < outgoing_size && line >= 0) {
@@ -104,7 +114,7 @@ static void transmit(void) {
             break;
     }
     if (at < outgoing_size)
-        hang_up();
+        forget_host();
     outgoing_size = 0;
 }
 
@@ -215,7 +225,9 @@ static struct model_chip *chip_in(const char *path) {
 
 int main(int count, char **arguments) {
     const char *address = "tcp://127.0.0.1:0", *state = NULL;
-    for (int i = 1; i + 1 < count; i += 2) {
+    for (int i = 1; i < count; i += 2) {
+        if (i + 1 == count)
+            return fprintf(stderr, "usage: cim-native %s\n", USAGE), 2;
         if (!strcmp(arguments[i], "--listen"))
             address = arguments[i + 1];
         else if (!strcmp(arguments[i], "--seed"))
@@ -223,7 +235,7 @@ int main(int count, char **arguments) {
         else if (!strcmp(arguments[i], "--state"))
             state = arguments[i + 1];
         else
-            return fprintf(stderr, "cim-native: unknown option %s\n", arguments[i]), 2;
+            return fprintf(stderr, "usage: cim-native %s\n", USAGE), 2;
     }
     signal(SIGPIPE, SIG_IGN);
     struct sigaction action = {.sa_handler = on_signal};

@@ -111,21 +111,6 @@ _Noreturn void hal_reboot(void) {
 
 void model_before_cell(void) {}
 
-void *memset(void *to, int value, size_t size) {
-    uint8_t *at = to;
-    while (size--)
-        *at++ = (uint8_t)value;
-    return to;
-}
-
-void *memcpy(void *restrict to, const void *restrict from, size_t size) {
-    uint8_t *at = to;
-    const uint8_t *source = from;
-    while (size--)
-        *at++ = *source++;
-    return to;
-}
-
 int main(void) {
     UART_LINE = DIVISOR_OPEN; /* the fastest line, so that few bytes do not wait for more */
     UART_DATA = 1;
