@@ -118,6 +118,7 @@ class PtyServer:
     def __init__(self, board: Board) -> None:
         self._board = board.connection()
         self._closing = False
+        self._in_use = threading.Lock()
         # The near end stays open here too: otherwise reading fails while no program has it open.
         self._master, self._slave = pty.openpty()
         tty.setraw(self._slave)
@@ -125,6 +126,10 @@ class PtyServer:
         self.address = os.ttyname(self._slave)
 
     def serve(self) -> None:
+        with self._in_use:
+            self._serve()
+
+    def _serve(self) -> None:
         while not self._closing:
             try:
                 ready, _, _ = select.select([self._master], [], [], _POLL_SECONDS)
@@ -133,8 +138,7 @@ class PtyServer:
                 data = os.read(self._master, _CHUNK)
             except BlockingIOError:
                 continue
-            except (OSError, ValueError):
-                # Closed, perhaps by another thread.
+            except OSError:
                 return
             # A pseudo-terminal cannot hang up; what would have been a disconnection is silence.
             with contextlib.suppress(Disconnected):
@@ -154,7 +158,11 @@ class PtyServer:
                 return
 
     def close(self) -> None:
+        """Ends ``serve`` in another thread, and waits for that; may be called twice."""
         self._closing = True
-        with contextlib.suppress(OSError):
-            os.close(self._slave)
-            os.close(self._master)
+        # Closed under a thread that still reads it, a descriptor may by then be another file's.
+        with self._in_use:
+            for descriptor in (self._slave, self._master):
+                if descriptor >= 0:
+                    os.close(descriptor)
+            self._slave = self._master = -1
