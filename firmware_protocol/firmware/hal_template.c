@@ -1,4 +1,4 @@
-/* What a board team fills in: copy this file, then replace every TODO.
+/* What a board team fills in: copy this file, then fill in what is marked YOURS.
  *
  * It compiles and links as it is, and answers HELLO with a board whose supplies never come on. The
  * comments in hal.h say what each function owes; model/ideal_array.c and the ports beside it are
@@ -10,55 +10,55 @@
 size_t hal_receive(uint8_t *data, size_t room) {
     (void)data;
     (void)room;
-    return 0; /* TODO: what the receive buffer holds. Fill that buffer from an interrupt or by DMA: a
+    return 0; /* YOURS: what the receive buffer holds. Fill that buffer from an interrupt or by DMA: a
                * command may run for long while the host already sends the next one. */
 }
 
 void hal_send(const uint8_t *data, size_t size) {
     (void)data;
-    (void)size; /* TODO: send, and give up after a second or two when nobody takes it. */
+    (void)size; /* YOURS: send, and give up after a second or two when nobody takes it. */
 }
 
 /* ---- board ------------------------------------------------------------------------------------- */
 
-uint32_t hal_milliseconds(void) { return 0; /* TODO: a timer; the lease stands still without one */ }
-uint64_t hal_board_id(void) { return 0; /* TODO: the chip's serial number */ }
-uint32_t hal_boot_id(void) { return 1; /* TODO: random, or counted in non-volatile memory */ }
+uint32_t hal_milliseconds(void) { return 0; /* YOURS: a timer; the lease stands still without one */ }
+uint64_t hal_board_id(void) { return 0; /* YOURS: the chip's serial number */ }
+uint32_t hal_boot_id(void) { return 1; /* YOURS: random, or counted in non-volatile memory */ }
 
 _Noreturn void hal_reboot(void) {
     for (;;)
-        ; /* TODO: reset, with the analog supplies at ground */
+        ; /* YOURS: reset, with the analog supplies at ground */
 }
 
 /* ---- non-volatile words and counters ------------------------------------------------------------ */
 
-static uint32_t words[HAL_NV_WORDS]; /* TODO: in FRAM, MRAM or battery-backed RAM */
+static uint32_t words[HAL_NV_WORDS]; /* YOURS: in FRAM, MRAM or battery-backed RAM */
 uint32_t hal_nv_read(unsigned word) { return words[word]; }
 void hal_nv_write(unsigned word, uint32_t value) { words[word] = value; }
 
 struct hal_counters *hal_counters(void) {
-    static struct hal_counters counters; /* TODO: in RAM that a restart leaves alone */
+    static struct hal_counters counters; /* YOURS: in RAM that a restart leaves alone */
     return &counters;
 }
 
 /* ---- analog supplies ----------------------------------------------------------------------------- */
 
-void hal_supplies(bool on) { (void)on; /* TODO: switch them; off must work from any state */ }
-bool hal_supplies_on(void) { return false; /* TODO: measure them, do not remember them */ }
+void hal_supplies(bool on) { (void)on; /* YOURS: switch them; off must work from any state */ }
+bool hal_supplies_on(void) { return false; /* YOURS: measure them, do not remember them */ }
 
 /* ---- cells --------------------------------------------------------------------------------------- */
 
 uint32_t hal_cell_pulses(unsigned tile, unsigned cell) {
     (void)tile;
     (void)cell;
-    return 0; /* TODO: pulses of its life, from non-volatile memory */
+    return 0; /* YOURS: pulses of its life, from non-volatile memory */
 }
 
 uint16_t hal_read(const struct hal_slot *slot, unsigned tile, unsigned cell) {
     (void)slot;
     (void)tile;
     (void)cell;
-    return 0; /* TODO: one conversion at the slot's read voltage and word line */
+    return 0; /* YOURS: one conversion at the slot's read voltage and word line */
 }
 
 void hal_program(const struct hal_slot *slot, unsigned tile, unsigned cell, uint16_t target,
@@ -69,13 +69,13 @@ void hal_program(const struct hal_slot *slot, unsigned tile, unsigned cell, uint
     (void)target;
     (void)tolerance;
     (void)cycles;
-    /* TODO: write-verify: RESET to the lowest level, SET ramp, RESET ramp, `cycles` times at most;
+    /* YOURS: write-verify: RESET to the lowest level, SET ramp, RESET ramp, `cycles` times at most;
      * add each pulse to the cell's count before it is given. */
     *result = (struct hal_programmed){.converged = false};
 }
 
 uint32_t hal_worst_case_pulses(unsigned cycles) {
-    return cycles; /* TODO: what hal_program gives at most; the lifetime budget is checked with it */
+    return cycles; /* YOURS: what hal_program gives at most; the lifetime budget is checked with it */
 }
 
 void hal_pulse(unsigned tile, unsigned cell, int count, unsigned amplitude_mV, uint32_t width_ns) {
@@ -83,7 +83,7 @@ void hal_pulse(unsigned tile, unsigned cell, int count, unsigned amplitude_mV, u
     (void)cell;
     (void)count;
     (void)amplitude_mV;
-    (void)width_ns; /* TODO: count the pulses, then give them */
+    (void)width_ns; /* YOURS: count the pulses, then give them */
 }
 
 uint32_t hal_program_width_ns(void) { return BOARD_PROGRAM_WIDTH_NS; }
@@ -100,7 +100,7 @@ unsigned hal_multiply(const struct hal_product *product, const int16_t *inputs, 
     (void)product;
     (void)inputs;
     (void)sums;
-    return 0; /* TODO: inputs to the row DACs, convert each output, add its code to sums[i]; count the
+    return 0; /* YOURS: inputs to the row DACs, convert each output, add its code to sums[i]; count the
                * conversions that ended at the end of the ADC's range */
 }
 

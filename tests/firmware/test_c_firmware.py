@@ -201,6 +201,32 @@ def test_code_and_memory_of_the_rv32_build_fit_the_chip_of_the_paper() -> None:
     assert 0 < sizes["ram"] <= RAM_BAR
 
 
+@pytest.mark.parametrize(
+    ("compiler", "package", "flags"),
+    [
+        ("gcc", "gcc", ["-Wall", "-Wextra", "-Wno-type-limits", "-Werror"]),
+        (
+            "riscv64-unknown-elf-gcc",
+            "gcc-riscv64-unknown-elf",
+            ["-march=rv32imac", "-mabi=ilp32", "-ffreestanding", "-nostdlib", "-Wl,-e,main"],
+        ),
+    ],
+)
+def test_the_exported_sources_compile_as_they_are(
+    compiler: str, package: str, flags: list[str], tmp_path: Path
+) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"needs the Debian package {package}")
+    files = firmware_build.export(catalogue.load("brram-soc"), tmp_path / "fw")
+    # Where there is a C library it brings its own memory functions.
+    wanted = [p for p in files if p.suffix == ".c" and (p.stem != "freestanding" or len(flags) > 4)]
+    outcome = subprocess.run(
+        [compiler, "-std=c11", *flags, *map(str, wanted), "-o", str(tmp_path / "out"), "-lgcc"],
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert outcome.returncode == 0, outcome.stderr
+
+
 # --- losing power --------------------------------------------------------------------------------
 
 
