@@ -26,6 +26,8 @@ _INCLUDES = (_HOME / "include", SOURCES / "core", SOURCES / "model")
 _COMMON = ("-std=c11", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Wno-sign-conversion",
            "-Wno-type-limits", "-Werror")  # fmt: skip
 _BUILD_SECONDS = 120
+#: a gigabyte of them would be noticed; some dozens are not
+_BUILDS_KEPT = 40
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ def build(profile: Profile, target: Target) -> Path:
     if built.exists():
         return built
     try:
+        _forget_old(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             Path(scratch, "cim_board.h").write_text(board)
@@ -209,6 +212,16 @@ def sizes(built: Path) -> dict[str, int]:
         "ram": ram,
         "model": found.get(".model", 0),
     }
+
+
+def _forget_old(folder: Path) -> None:
+    """Removes the oldest builds: every profile and every change of the sources makes one."""
+    if folder.is_dir():
+        builds = sorted(
+            (p for p in folder.iterdir() if p.is_file()), key=lambda p: p.stat().st_mtime
+        )
+        for path in builds[: 1 - _BUILDS_KEPT]:
+            path.unlink(missing_ok=True)
 
 
 def _digest(board: str, program: str, target: Target) -> str:

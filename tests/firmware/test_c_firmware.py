@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import platformdirs
 import pytest
 
 from boards import catalogue, firmware_build, launch, links
@@ -415,6 +416,23 @@ def _alive(process: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+def test_old_builds_are_forgotten_and_a_new_one_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("gcc") is None:
+        pytest.skip("needs the Debian package gcc")
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda _: str(tmp_path))
+    folder = tmp_path / "firmware"
+    folder.mkdir()
+    for number in range(60):
+        (folder / f"old-{number:02}").touch()
+        os.utime(folder / f"old-{number:02}", (number, number))
+    built = firmware_build.build(catalogue.load("native"), NATIVE)
+    left = {path.name for path in folder.iterdir()}
+    assert built.name in left and "old-59" in left and "old-00" not in left
+    assert len(left) == 40
 
 
 def test_a_profile_that_integers_cannot_hold_is_not_built_for() -> None:
