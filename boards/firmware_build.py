@@ -6,6 +6,7 @@ the user's cache under a digest of everything that went into it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -26,7 +27,7 @@ _INCLUDES = (_HOME / "include", SOURCES / "core", SOURCES / "model")
 _COMMON = ("-std=c11", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Wno-sign-conversion",
            "-Wno-type-limits", "-Werror")  # fmt: skip
 _BUILD_SECONDS = 120
-#: a gigabyte of them would be noticed; some dozens are not
+#: builds of some hundred kilobytes each
 _BUILDS_KEPT = 40
 
 
@@ -216,12 +217,12 @@ def sizes(built: Path) -> dict[str, int]:
 
 def _forget_old(folder: Path) -> None:
     """Removes the oldest builds: every profile and every change of the sources makes one."""
-    if folder.is_dir():
-        builds = sorted(
-            (p for p in folder.iterdir() if p.is_file()), key=lambda p: p.stat().st_mtime
-        )
+    # Another process may do the same beside us.
+    with contextlib.suppress(OSError):
+        builds = [path for path in folder.iterdir() if path.is_file()]
+        builds.sort(key=lambda path: path.stat().st_mtime)
         for path in builds[: 1 - _BUILDS_KEPT]:
-            path.unlink(missing_ok=True)
+            path.unlink()
 
 
 def _digest(board: str, program: str, target: Target) -> str:
