@@ -15,6 +15,8 @@ from firmware_protocol.packing import pack_codes, packed_size, unpack_codes
 
 Floats = npt.NDArray[np.float64]
 TRANSPOSED, DIFFERENTIAL, SIGNED = 1, 2, 4
+#: bytes of an answer to VMM before its codes
+VMM_HEAD = 5
 #: share of the converter's range that a product is brought to
 _FILL = 0.7
 

@@ -13,6 +13,7 @@ from cimctl.conformance.expected import (
     DIFFERENTIAL,
     SIGNED,
     TRANSPOSED,
+    VMM_HEAD,
     Product,
     check,
     converted,
@@ -29,8 +30,6 @@ from firmware_protocol.geometry import answer_bits, output_size
 from firmware_protocol.packing import packed_size
 
 PRODUCTS = Group("products")
-#: bytes of an answer to VMM before its codes
-_VMM_HEAD = 5
 _FLAGS = {
     TRANSPOSED: Capability.TRANSPOSED,
     DIFFERENTIAL: Capability.DIFFERENTIAL,
@@ -227,7 +226,7 @@ def _check_images(bench: Bench, w: m.Window, regions: tuple[m.Region, ...]) -> N
     height, width = output_size(w)
     outputs = 2 * height * width * regions[0].columns
     wide = answer_bits(bench.description.adc_bits, len(regions))
-    fits = packed_size(outputs, wide) + _VMM_HEAD <= bench.description.max_payload
+    fits = packed_size(outputs, wide) + VMM_HEAD <= bench.description.max_payload
     skip_unless(fits, "two images are more than the largest payload")
     count = 2 * w.channels * w.height * w.width
     codes = codes_of(1 + count, 1, bits)[1:].reshape(2, w.channels, w.height, w.width)

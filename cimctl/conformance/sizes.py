@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cimctl.conformance.bench import Bench, skip_unless
 from cimctl.conformance.cases import Group, expect, expect_equal
+from cimctl.conformance.expected import VMM_HEAD
 from cimctl.conformance.wire import detail_name
 from firmware_protocol import messages as m
 from firmware_protocol.codec import Message
@@ -11,7 +12,6 @@ from firmware_protocol.constants import Opcode
 from firmware_protocol.packing import fitting_count, packed_size
 
 SIZES = Group("sizes")
-_VMM_HEAD = 5
 _SNAPSHOT_HEAD = 4
 
 
@@ -34,7 +34,7 @@ def largest_ping(bench: Bench) -> None:
 def largest_vmm(bench: Bench) -> None:
     _need_whole_payload(bench)
     bits = bench.description.adc_bits
-    most = fitting_count(bench.max_payload - _VMM_HEAD, bits)
+    most = fitting_count(bench.max_payload - VMM_HEAD, bits)
     one = m.Region(0, 0, 1, 0, 1)
 
     def request(count: int) -> m.VmmRequest:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ import msgspec
 import numpy as np
 import platformdirs
 import pytest
+from random_commands import RandomCommands
 
 from boards import catalogue, firmware_build, launch, links
 from boards.board import Board
@@ -40,18 +40,6 @@ COMMANDS = 10_000
 #: of 32 kb of instructions and 512 kb of data on the paper's chip: our bars, in bytes
 TEXT_BAR, RAM_BAR = 32 * 1024, 64 * 1024
 KINDS = ("native", "qemu")
-
-
-def _random_commands() -> Any:
-    path = Path(__file__).parents[1] / "random_commands.py"
-    spec = importlib.util.spec_from_file_location("random_commands", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.RandomCommands
-
-
-RandomCommands = _random_commands()
 
 
 def launch_or_skip(profile: Profile, seed: int = SEED) -> launch.ProcessLink:

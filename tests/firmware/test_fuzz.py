@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import os
 import re
@@ -12,10 +11,10 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from random_commands import RandomCommands
 
 from boards import catalogue, firmware_build
 from boards.description import describe
@@ -33,18 +32,6 @@ SHORT_RUN = 100_000
 COMMANDS = 2000
 #: the first byte of an input that holds bytes of the line
 RAW = b"\x01"
-
-
-def _random_commands() -> Any:
-    path = Path(__file__).parents[1] / "random_commands.py"
-    spec = importlib.util.spec_from_file_location("random_commands", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.RandomCommands
-
-
-RandomCommands = _random_commands()
 
 
 def require(target: Target, folder: Path, program: str) -> None:
