@@ -13,11 +13,14 @@ from typing import Any, get_type_hints
 import msgspec
 import yaml
 
+from boards import device_settings
 from boards.errors import ProfileError, UsageError
 from boards.profile import Profile, contradictions, decode
 
 ENTRY_POINTS = "cimctl.profiles"
 _MAX_DEPTH = 8
+#: keys of a device that mean the same in every model
+_ANY_DEVICE = ("low_uS", "high_uS", "initial_uS")
 
 
 def profile_files() -> dict[str, Path]:
@@ -41,10 +44,11 @@ def load(name_or_path: str) -> Profile:
     try:
         profile = decode(values)
     except msgspec.ValidationError as error:
-        raise _explained(path, error) from None
+        raise _explained(path, values, error) from None
     for key, expected in contradictions(profile):
         raise ProfileError(
-            f"{path}: key '{key}' is at odds with the rest: expected {expected}",
+            f"{path}: key '{key}' is {_value_at(values, key)}, at odds with the rest: expected "
+            f"{expected}",
             next="Correct the file; 'cimctl board list' shows profiles that load",
         )
     return profile
@@ -124,13 +128,16 @@ def _laid_over(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     for key, value in values.items():
         below = merged.get(key)
         if isinstance(below, dict) and isinstance(value, dict):
+            if value.get("model", below.get("model")) != below.get("model"):
+                # Another device has other parameters; its range of conductances may stay.
+                below = {k: v for k, v in below.items() if k in _ANY_DEVICE}
             value = _laid_over(below, value)
         merged[key] = value
     return merged
 
 
-def _explained(path: Path, error: msgspec.ValidationError) -> ProfileError:
-    """Turns a validator's message into file, key, and what was expected."""
+def _explained(path: Path, values: dict[str, Any], error: msgspec.ValidationError) -> ProfileError:
+    """Turns a validator's message into file, key, value, and what was expected."""
     text = str(error)
     place = re.search(r" - at `\$\.?(.*)`$", text)
     where = place.group(1) if place else ""
@@ -138,24 +145,50 @@ def _explained(path: Path, error: msgspec.ValidationError) -> ProfileError:
     unknown = re.search(r"unknown field `(.*)`", reason)
     if unknown:
         key = ".".join(filter(None, (where, unknown.group(1))))
-        allowed = _keys_of(where)
-        close = difflib.get_close_matches(unknown.group(1), allowed, n=1)
-        hint = f"Did you mean '{close[0]}'? " if close else ""
+        allowed = _keys_of(where, values)
         return ProfileError(
-            f"{path}: unknown key '{key}'",
-            next=f"{hint}Allowed here: {', '.join(allowed)}",
+            f"{path}: unknown key '{key}'", next=_nearest(unknown.group(1), allowed, "Allowed here")
         )
     missing = re.search(r"missing required field `(.*)`", reason)
     if missing:
         key = ".".join(filter(None, (where, missing.group(1))))
         return ProfileError(f"{path}: key '{key}' is missing")
-    return ProfileError(f"{path}: key '{where}': {reason[0].lower() + reason[1:]}")
+    found = _value_at(values, where)
+    if where == "device.model":
+        known = sorted(device_settings.kinds())
+        return ProfileError(
+            f"{path}: key 'device.model' is {found}: there is no such model",
+            next=_nearest(found.strip("'"), known, "Known models"),
+        )
+    expected = reason[0].lower() + reason[1:]
+    return ProfileError(f"{path}: key '{where}' is {found}: {expected}")
 
 
-def _keys_of(where: str) -> list[str]:
+def _nearest(given: str, allowed: list[str], said: str) -> str:
+    close = difflib.get_close_matches(given, allowed, n=1)
+    hint = f"Did you mean '{close[0]}'? " if close else ""
+    return f"{hint}{said}: {', '.join(allowed)}"
+
+
+def _value_at(values: Any, where: str) -> str:
+    """What a profile says at a dotted place, as text; a list entry is ``key[0]``."""
+    for part in re.findall(r"[^.\[\]]+", where):
+        try:
+            values = values[int(part) if isinstance(values, list) else part]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return "missing"
+    text = repr(values)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _keys_of(where: str, values: dict[str, Any]) -> list[str]:
     """The keys allowed at a dotted place of a profile."""
     kind: Any = Profile
     for part in filter(None, where.split(".")):
         kind = get_type_hints(kind, include_extras=False)[part]
+        if kind is Any:
+            kind = device_settings.kinds()[values["device"]["model"]]
     keys = list(kind.__struct_fields__)
-    return [*keys, "extends"] if kind is Profile else keys
+    if kind is Profile:
+        return [*keys, "extends"]
+    return ["model", *keys] if where == "device" else keys

@@ -11,6 +11,7 @@ _NEEDS = {
     Opcode.SNAPSHOT: Capability.SNAPSHOT,
     Opcode.RESTORE: Capability.SNAPSHOT,
     Opcode.LOAD: Capability.LOAD,
+    Opcode.WAIT: Capability.WAIT,
 }
 
 

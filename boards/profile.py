@@ -7,19 +7,25 @@ values where the file says nothing.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-# The upper bound keeps infinity out, which YAML can write.
-Positive = Annotated[float, Meta(gt=0, le=1e12)]
-NonNegative = Annotated[float, Meta(ge=0, le=1e12)]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
+from boards import device_settings
+from boards.device_settings import DeviceSettings, Fraction, NonNegative, Positive
+
+if TYPE_CHECKING:
+    _AnyDevice = DeviceSettings
+else:
+    # Which struct it is depends on the model, also on one of another package; see ``decode``.
+    _AnyDevice = Any
+
 Count = Annotated[int, Meta(ge=1)]
 CapabilityName = Literal[
-    "TRANSPOSED", "IMAGES", "ROW_BLOCK_SUMS", "SIGNED_INPUTS", "SNAPSHOT", "DIFFERENTIAL", "LOAD"
-]
+    "TRANSPOSED", "IMAGES", "ROW_BLOCK_SUMS", "SIGNED_INPUTS", "SNAPSHOT", "DIFFERENTIAL", "LOAD",
+    "WAIT",
+]  # fmt: skip
 
 
 class LinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,23 +77,6 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lease_ms: Annotated[int, Meta(ge=0, lt=1 << 32)]
 
 
-class DeviceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The cell, as the emulator plays it; equations in ``sim_backend.bulk_rram``.
-
-    The model ``ideal-steps`` of ``sim_backend.ideal_steps`` uses the bounds alone.
-    """
-
-    model: Literal["bulk-rram", "ideal-steps"]
-    low_uS: NonNegative
-    high_uS: Positive
-    #: conductances as the chip is found, uniform between the two
-    initial_uS: tuple[NonNegative, NonNegative]
-    threshold_mV: Positive
-    set_step: Fraction
-    reset_step: Fraction
-    nominal_width_ns: Positive
-
-
 class ProgrammingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Write-verify, and the window of conductances that weights use."""
 
@@ -105,14 +94,38 @@ class ProgrammingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
 
 class Imperfections(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Each can be switched off by setting it to 0."""
+    """Each can be switched off by setting it to 0; those that may be left out are off then."""
 
+    #: of one reading of a cell, and of each cell of a product
     read_noise_uS: NonNegative
+    #: by which a cell relaxes after it was programmed
     programming_error_uS: NonNegative
+    #: of one conversion
     adc_noise_lsb: NonNegative
+    #: spread of a device's step, relative
     device_variation: NonNegative
+    #: spread of a step from pulse to pulse, relative
     cycle_variation: NonNegative
+    #: share of the cells that do not move
     stuck_fraction: Fraction
+    #: spread of the gain of the columns' converters, relative
+    adc_gain_variation: Annotated[float, Meta(ge=0, le=0.2)] = 0.0
+    #: spread of their offset, in steps of the ADC
+    adc_offset_lsb: NonNegative = 0.0
+    #: spread of the largest deviation of their bow from a straight line, in steps of the ADC
+    adc_inl_lsb: NonNegative = 0.0
+    #: spread of the gain of the rows' input drivers, relative
+    dac_gain_variation: Annotated[float, Meta(ge=0, le=0.2)] = 0.0
+    #: wire between neighbouring cells along a row and along a column
+    row_wire_ohm: NonNegative = 0.0
+    column_wire_ohm: NonNegative = 0.0
+    #: conductance of an unselected cell, as a share of its own, while another one is read
+    sneak_ratio: Fraction = 0.0
+    #: change of conductances, and of the converters' gain, by a kelvin
+    conductance_ppm_per_K: Annotated[float, Meta(ge=-10000, le=10000)] = 0.0
+    adc_gain_ppm_per_K: Annotated[float, Meta(ge=-10000, le=10000)] = 0.0
+    #: temperature of the chip; parameters hold at 25
+    temperature_C: Annotated[float, Meta(ge=-100, le=200)] = 25.0
 
 
 class CostSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,7 +146,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     link: LinkSettings
     chip: ChipSettings
     limits: LimitSettings
-    device: DeviceSettings
+    device: _AnyDevice
     programming: ProgrammingSettings
     imperfections: Imperfections
     costs: CostSettings
@@ -221,6 +234,7 @@ def contradictions(profile: Profile) -> list[tuple[str, str]]:
             p.programming.cycles_characterising <= p.limits.cycles,
         ),
     ]
+    checks += p.device.contradictions()
     return [(key, expected) for key, expected, holds in checks if not holds]
 
 
@@ -230,4 +244,5 @@ def decode(values: dict[str, Any]) -> Profile:
     Raises:
         msgspec.ValidationError: names the first key at fault.
     """
-    return msgspec.convert(values, Profile, strict=False)
+    known = msgspec.convert(values, Profile, strict=False)
+    return msgspec.structs.replace(known, device=device_settings.decode(known.device))

@@ -7,9 +7,9 @@ from __future__ import annotations
 from enum import IntEnum, IntFlag
 
 VERSION = 1
-SPEC_HASH = 0x12512BA11CA9AE5D
-SPEC_DIGEST = "5daea91ca12b51125a623e79ba221067f7b3c548a73013e7ab6de9ecd5b9ea76"
-CRC_SEED = 0x1CA9AE5D
+SPEC_HASH = 0x542269B77C6A9FC4
+SPEC_DIGEST = "c49f6a7cb76922549c018c3a2a232bbce6621a5affb54c4dd16bcf1cf1d89e9b"
+CRC_SEED = 0x7C6A9FC4
 DELIMITER = 0x00
 PAYLOAD_XOR = 0x55
 CONDUCTANCE_BITS = 16
@@ -29,6 +29,12 @@ STREAM_DEVICE = 5
 STREAM_INITIAL = 6
 STREAM_STUCK = 7
 STREAM_VERIFY = 8
+STREAM_ADC = 9
+STREAM_ADC_ROWS = 10
+STREAM_DAC = 11
+STREAM_DAC_COLUMNS = 12
+STREAM_AGING = 13
+STREAM_DIFFUSION = 14
 IDEAL_STEP = 64
 UNROLLED_LIMIT = 268435456
 
@@ -85,6 +91,7 @@ class Detail(IntEnum):
     DIFFERENTIAL = 0x1A
     LEASE = 0x1B
     LOAD = 0x1C
+    WAIT = 0x1E
     ORDER = 0x1D
 
 
@@ -98,6 +105,7 @@ class Capability(IntFlag):
     SNAPSHOT = 0x10
     DIFFERENTIAL = 0x20
     LOAD = 0x40
+    WAIT = 0x80
 
 
 class Opcode(IntEnum):
@@ -119,6 +127,7 @@ class Opcode(IntEnum):
     SNAPSHOT = 0x30
     RESTORE = 0x31
     LOAD = 0x32
+    WAIT = 0x33
 
 
 #: class of each status: ok, retry, caller, device, safety
@@ -165,5 +174,6 @@ DETAIL_TEXT = {
     Detail.DIFFERENTIAL: "the board converts no differential pairs",
     Detail.LEASE: "the lease ran out, or the one asked for is too long: supplies go to ground",
     Detail.LOAD: "the board is no model: its cells cannot be set",
+    Detail.WAIT: "the board is no model: its time cannot be advanced",
     Detail.ORDER: "only LEASE and JOURNAL travel with sequence number 0, and they with no other",
 }

@@ -380,10 +380,12 @@ class StatusResponse(Message):
         corrupt_frames: frames that failed their check since power-up.
         duplicates: requests answered from the kept answers since power-up.
         lapses: leases that ran out with the supplies on, since power-up.
+        waited: emulated time that WAIT has let pass; 0 where there is no WAIT (ns).
+        temperature: temperature of the chip; -32768: not known (0.01 C).
     """
 
     OPCODE: ClassVar[Opcode] = Opcode.STATUS
-    _FIXED_0: ClassVar[Struct] = Struct("<BIQQQQQQQQQQQQQQQ")
+    _FIXED_0: ClassVar[Struct] = Struct("<BIQQQQQQQQQQQQQQQQh")
     powered: int
     boot_id: int
     operations: int
@@ -401,6 +403,8 @@ class StatusResponse(Message):
     corrupt_frames: int
     duplicates: int
     lapses: int
+    waited: int
+    temperature: int
 
     def parts(self) -> tuple[Buffer, ...]:
         return (
@@ -423,6 +427,8 @@ class StatusResponse(Message):
                 self.corrupt_frames,
                 self.duplicates,
                 self.lapses,
+                self.waited,
+                self.temperature,
             ),
         )
 
@@ -447,8 +453,10 @@ class StatusResponse(Message):
         corrupt_frames = fixed_0[14]
         duplicates = fixed_0[15]
         lapses = fixed_0[16]
+        waited = fixed_0[17]
+        temperature = fixed_0[18]
         reader.end()
-        return cls(powered, boot_id, operations, time, energy, vectors, steps, tile_operations, conversions, saturations, reads, writes, set_pulses, reset_pulses, corrupt_frames, duplicates, lapses)
+        return cls(powered, boot_id, operations, time, energy, vectors, steps, tile_operations, conversions, saturations, reads, writes, set_pulses, reset_pulses, corrupt_frames, duplicates, lapses, waited, temperature)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -1415,10 +1423,70 @@ class LoadResponse(Message):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class WaitRequest(Message):
+    """WAIT, request: Lets emulated time pass at once: conductances drift, relax and diffuse
+    as the device of the model does. Silicon cannot do it.
+
+    Attributes:
+        duration: time to let pass, at least 1 (ns).
+    """
+
+    OPCODE: ClassVar[Opcode] = Opcode.WAIT
+    _FIXED_0: ClassVar[Struct] = Struct("<Q")
+    duration: int
+
+    def parts(self) -> tuple[Buffer, ...]:
+        return (
+            pack(
+                self._FIXED_0,
+                self.duration,
+            ),
+        )
+
+    @classmethod
+    def decode(cls, payload: Buffer) -> Self:
+        reader = Reader(payload)
+        fixed_0 = reader.unpack(cls._FIXED_0)
+        duration = fixed_0[0]
+        reader.end()
+        return cls(duration)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WaitResponse(Message):
+    """WAIT, answer: Lets emulated time pass at once: conductances drift, relax and diffuse
+    as the device of the model does. Silicon cannot do it.
+
+    Attributes:
+        time: chip time from now on, waited and spent in commands (ns).
+    """
+
+    OPCODE: ClassVar[Opcode] = Opcode.WAIT
+    _FIXED_0: ClassVar[Struct] = Struct("<Q")
+    time: int
+
+    def parts(self) -> tuple[Buffer, ...]:
+        return (
+            pack(
+                self._FIXED_0,
+                self.time,
+            ),
+        )
+
+    @classmethod
+    def decode(cls, payload: Buffer) -> Self:
+        reader = Reader(payload)
+        fixed_0 = reader.unpack(cls._FIXED_0)
+        time = fixed_0[0]
+        reader.end()
+        return cls(time)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Refusal(Message):
     """Payload of every answer whose status is not OK; a command of the specification that a
-    board does not offer is refused with its own detail (SNAPSHOT, LOAD, IMAGES), an unknown
-    one with OPCODE.
+    board does not offer is refused with its own detail (SNAPSHOT, LOAD, WAIT, IMAGES), an
+    unknown one with OPCODE.
 
     Attributes:
         detail: detail code.
@@ -1469,6 +1537,7 @@ REQUESTS: dict[int, type[Message]] = {
     Opcode.SNAPSHOT: SnapshotRequest,
     Opcode.RESTORE: RestoreRequest,
     Opcode.LOAD: LoadRequest,
+    Opcode.WAIT: WaitRequest,
 }
 RESPONSES: dict[int, type[Message]] = {
     Opcode.HELLO: HelloResponse,
@@ -1487,6 +1556,7 @@ RESPONSES: dict[int, type[Message]] = {
     Opcode.SNAPSHOT: SnapshotResponse,
     Opcode.RESTORE: RestoreResponse,
     Opcode.LOAD: LoadResponse,
+    Opcode.WAIT: WaitResponse,
 }
 #: commands that change cells or counters and must be applied exactly once
-MUTATING = frozenset({Opcode.PROGRAM, Opcode.PULSE, Opcode.RESTORE, Opcode.LOAD})
+MUTATING = frozenset({Opcode.PROGRAM, Opcode.PULSE, Opcode.RESTORE, Opcode.LOAD, Opcode.WAIT})

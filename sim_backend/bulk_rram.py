@@ -23,6 +23,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from boards.device_settings import BulkRram as BulkRramSettings
 from boards.profile import Profile
 from firmware_protocol import constants as c
 from sim_backend.cells import Cells
@@ -74,6 +75,7 @@ def cell_of(profile: Profile) -> Cell:
     """The device parameters of a profile."""
     unit = 65535 / profile.chip.conductance_full_scale_uS
     device, faults = profile.device, profile.imperfections
+    assert isinstance(device, BulkRramSettings)
     converter = faults.adc_noise_lsb * 65535 / (2**profile.chip.adc_bits - 1)
     return Cell(
         low=float(profile.units(device.low_uS)),

@@ -27,12 +27,12 @@ COUNTERS: Final = (
     "operations", "vectors", "steps", "tile_operations", "conversions", "saturations", "reads",
     "verify_reads", "writes", "set_pulses", "reset_pulses", "pulse_width_ns", "boots",
     "journal_number", "journal_session", "journal_sequence", "journal_cells", "journal_progress",
-    "journal_in_doubt",
+    "journal_in_doubt", "waited_ns",
 )  # fmt: skip
 #: what stays the chip's own when a snapshot is laid over it
 _OWN = tuple(n == "boots" or n.startswith("journal_") for n in COUNTERS)
 _LAID_OVER = ~np.array(_OWN)
-_MAGIC = b"CIMCELL2"
+_MAGIC = b"CIMCELL3"
 _HEAD = struct.Struct("<8sI")
 _HEAD_ROOM = 4096
 
@@ -49,6 +49,10 @@ class Cells:
         conductances: (tiles, rows * columns), 16-bit conductance of each cell.
         pulses: (tiles, rows * columns), pulses that each cell got in its life.
         stuck: (tiles, rows * columns), 1 where a cell no longer moves.
+        hidden: (tiles, rows * columns), what a device's own state has beyond the 16-bit conductance
+            that the converters see, in its units; (tiles, 0) where devices have no finer state.
+        written: (tiles, rows * columns), chip time at which each cell was last written, ns;
+            (tiles, 0) where time changes nothing.
         positions: (tiles,), vector counter of each tile: where its noise is.
         counters: one 64-bit counter for each name in ``COUNTERS``.
     """
@@ -56,6 +60,8 @@ class Cells:
     conductances: npt.NDArray[np.uint16]
     pulses: npt.NDArray[np.uint32]
     stuck: npt.NDArray[np.uint8]
+    hidden: npt.NDArray[np.float64]
+    written: npt.NDArray[np.uint64]
     positions: npt.NDArray[np.uint64]
     counters: npt.NDArray[np.uint64]
 
@@ -164,10 +170,13 @@ def restore(cells: Cells, body: bytes, session: int, sequence: int) -> None:
 
 def _shapes(profile: Profile) -> tuple[tuple[tuple[int, ...], type[np.generic]], ...]:
     tiles, cells = profile.chip.tiles, profile.chip.rows * profile.chip.columns
+    ages = profile.device.aging.moves
     return (
         ((tiles, cells), np.uint16),
         ((tiles, cells), np.uint32),
         ((tiles, cells), np.uint8),
+        ((tiles, cells if profile.device.FINE or ages else 0), np.float64),
+        ((tiles, cells if ages else 0), np.uint64),
         ((tiles,), np.uint64),
         ((len(COUNTERS),), np.uint64),
     )

@@ -8,7 +8,6 @@ batch it is summed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +19,13 @@ from boards.profile import Profile
 from firmware_protocol import constants as c
 from firmware_protocol.geometry import answer_bits, output_size
 from firmware_protocol.messages import Region
-from sim_backend import cells, noise
-from sim_backend.bulk_rram import BulkRram
+from sim_backend import aging, cells, models, noise
 from sim_backend.converters import Codes, Converter, Positions, convert_planes
-from sim_backend.device import Device, ProgramOutcome
+from sim_backend.device import ProgramOutcome
 from sim_backend.feed import Feed, Product, Slot
-from sim_backend.ideal_steps import IdealSteps
 
 Tensor = torch.Tensor
 _WEIGHT_CACHE = 4096
-_MODELS: dict[str, Callable[[Profile, int], Device]] = {
-    "bulk-rram": BulkRram,
-    "ideal-steps": IdealSteps,
-}
 
 
 class Chip:
@@ -51,7 +44,7 @@ class Chip:
             cells.fresh(profile, seed) if state is None else cells.opened(state, profile, seed)
         )
         self.slots: dict[int, Slot] = {}
-        self.device = _MODELS[profile.device.model](profile, seed)
+        self.device = models.build(profile, seed)
         self._convert_keys = [self._key(t, c.STREAM_CONVERT) for t in range(profile.chip.tiles)]
         self._read_keys = [self._key(t, c.STREAM_READ) for t in range(profile.chip.tiles)]
         self._versions = [0] * profile.chip.tiles
@@ -123,7 +116,7 @@ class Chip:
             cycles=cycles,
             readings=readings,
         )
-        self._touched(tile)
+        self._changed(tile, index)
         add = self.cells.add
         add("writes", index.size)
         add("reads", outcome.reads)
@@ -151,7 +144,7 @@ class Chip:
             reset_amplitude=reset_amplitude,
             width=width,
         )
-        self._touched(tile)
+        self._changed(tile, index)
         sets = int(counts[counts > 0].sum(dtype=np.int64))
         resets = -int(counts[counts < 0].sum(dtype=np.int64))
         self._count_pulses(sets, resets, width)
@@ -173,7 +166,23 @@ class Chip:
     def load(self, tile: int, index: npt.NDArray[np.int64], values: npt.NDArray[np.uint16]) -> None:
         """Sets conductances as they are, without a pulse."""
         self.cells.conductances[tile][index] = values
-        self._touched(tile)
+        if self.cells.hidden.size:
+            self.cells.hidden[tile][index] = 0.0
+        self._changed(tile, index)
+
+    def wait(self, duration_ns: int) -> None:
+        """Lets time pass: conductances drift, relax and diffuse (``sim_backend.aging``)."""
+        before = self.time_ns()
+        self.cells.add("waited_ns", duration_ns)
+        if not self.profile.device.aging.moves:
+            return
+        for tile in range(self.profile.chip.tiles):
+            aging.pass_time(self.cells, self.profile, self.seed, tile, before, self.time_ns())
+            self._touched(tile)
+
+    def time_ns(self) -> int:
+        """Chip time: spent in commands, and waited."""
+        return costs.time_ns(self.profile, self.counts()) + self.cells.count("waited_ns")
 
     def restore(self, body: bytes, session: int, sequence: int) -> None:
         """Takes a snapshot's state back (``cells.restore``)."""
@@ -311,6 +320,14 @@ class Chip:
 
     def _key(self, tile: int, stream: int) -> np.uint64:
         return noise.key(self.seed, tile, stream)
+
+    def _changed(self, tile: int, index: npt.NDArray[np.int64]) -> None:
+        """After the cells of a tile were written."""
+        if self.cells.written.size:
+            self.cells.written[tile][index] = self.time_ns()
+        if self.cells.hidden.size and not self.profile.device.FINE:
+            self.cells.hidden[tile][index] = 0.0
+        self._touched(tile)
 
     def _touched(self, tile: int) -> None:
         self._versions[tile] += 1

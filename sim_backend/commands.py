@@ -24,6 +24,8 @@ from sim_backend.feed import Product, Slot
 TRANSPOSED, DIFFERENTIAL, SIGNED = 1, 2, 4
 _VMM_ANSWER_HEAD = 5
 _NO_WINDOW = m.Window()
+#: emulated time that a chip can wait in its life, ns (292 years)
+_LONGEST_NS = (1 << 63) - 1
 _STATUS_COUNTERS = (
     "vectors", "steps", "tile_operations", "conversions", "saturations", "reads", "writes",
     "set_pulses", "reset_pulses",
@@ -82,6 +84,7 @@ class Commands:
             m.SnapshotRequest: self._take_snapshot,
             m.RestoreRequest: self._restore,
             m.LoadRequest: self._load,
+            m.WaitRequest: self._wait,
         }
 
     def execute(self, request: Message, session: int = 0, sequence: int = 0) -> Message:
@@ -126,6 +129,8 @@ class Commands:
             corrupt_frames=self.corrupt_frames,
             duplicates=self.duplicates,
             lapses=self.lapses,
+            waited=cells.count("waited_ns"),
+            temperature=round(100 * self._profile.imperfections.temperature_C),
             **{name: cells.count(name) for name in _STATUS_COUNTERS},
         )
 
@@ -286,6 +291,17 @@ class Commands:
         with self._intent(cells.size) as part:
             self._chip.load(r.region.tile, cells[part], values[part])
         return m.LoadResponse()
+
+    def _wait(self, r: m.WaitRequest) -> m.WaitResponse:
+        self._need(Capability.WAIT, Detail.WAIT)
+        limit = _LONGEST_NS - self._chip.cells.count("waited_ns")
+        if not 1 <= r.duration <= limit:
+            raise Refused(Status.BAD_REQUEST, Detail.COUNT, 0, limit)
+        # The journal counts what is in doubt in cells; here that is each of them, or none.
+        with self._intent(1) as part:
+            if part.stop is None or part.stop > 0:
+                self._chip.wait(r.duration)
+        return m.WaitResponse(self._chip.time_ns())
 
     def _worn(self, tile: int, cells: npt.NDArray[np.int64]) -> int:
         """How many of a command's cells are past the soft budget now."""

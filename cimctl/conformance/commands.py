@@ -50,6 +50,7 @@ def operations(bench: Bench) -> None:
         (Opcode.PULSE, bench.pulsing),
         (Opcode.PULSE, lambda: bench.pulsing(counts=(0,))),
         (Opcode.LOAD, bench.loading),
+        (Opcode.WAIT, lambda: m.WaitRequest(1)),
     ]
     for opcode, make in makers:
         if bench.knows(opcode):

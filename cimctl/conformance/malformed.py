@@ -50,6 +50,7 @@ def _sound(bench: Bench, opcode: Opcode) -> Message:
         Opcode.SNAPSHOT: lambda: m.SnapshotRequest(0, 4),
         Opcode.RESTORE: lambda: m.RestoreRequest(0, 4, b""),
         Opcode.LOAD: bench.loading,
+        Opcode.WAIT: lambda: m.WaitRequest(1),
     }
     return makers[opcode]()
 

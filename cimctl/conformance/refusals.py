@@ -225,6 +225,7 @@ _ROWS = [
     Row("pulse-width-below", Opcode.PULSE,
         lambda b: b.pulsing(width=_field(b.description.width_low - 1, 32)), SAFETY, Detail.WIDTH),
 
+    Row("wait-nothing", Opcode.WAIT, lambda b: m.WaitRequest(0), BAD, Detail.COUNT),
     Row("load-tile", Opcode.LOAD, lambda b: b.loading(region=_tile(b)), BAD, Detail.TILE),
     Row("load-outside", Opcode.LOAD, lambda b: b.loading(region=_outside(b)), BAD, Detail.REGION),
     Row("load-value-missing", Opcode.LOAD,
@@ -354,6 +355,7 @@ _LACKING = [
     Lacking(Capability.SNAPSHOT, Detail.SNAPSHOT, lambda b: m.SnapshotRequest(0, 4)),
     Lacking(Capability.SNAPSHOT, Detail.SNAPSHOT, lambda b: m.RestoreRequest(0, 4, b"1234")),
     Lacking(Capability.LOAD, Detail.LOAD, lambda b: b.loading()),
+    Lacking(Capability.WAIT, Detail.WAIT, lambda b: m.WaitRequest(1)),
 ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ _CAPABLE = {
     Opcode.SNAPSHOT: Capability.SNAPSHOT,
     Opcode.RESTORE: Capability.SNAPSHOT,
     Opcode.LOAD: Capability.LOAD,
+    Opcode.WAIT: Capability.WAIT,
 }
 #: what the firmware must know whatever it offers
 _ALWAYS = (Opcode.HELLO, Opcode.PING, Opcode.STATUS, Opcode.CONFIGURE, Opcode.SAFE)

@@ -23,6 +23,7 @@ void hal_send(const uint8_t *data, size_t size) {
 
 uint32_t hal_milliseconds(void) { return 0; /* YOURS: a timer; the lease stands still without one */ }
 uint64_t hal_board_id(void) { return 0; /* YOURS: the chip's serial number */ }
+int16_t hal_temperature(void) { return INT16_MIN; /* YOURS: a sensor, in 0.01 degrees Celsius */ }
 uint32_t hal_boot_id(void) { return 1; /* YOURS: random, or counted in non-volatile memory */ }
 
 _Noreturn void hal_reboot(void) {

@@ -4,8 +4,8 @@
 #define CIM_PROTOCOL_H
 
 #define CIM_VERSION 1u
-#define CIM_SPEC_HASH 0x12512BA11CA9AE5Dull
-#define CIM_CRC_SEED 0x1CA9AE5Du
+#define CIM_SPEC_HASH 0x542269B77C6A9FC4ull
+#define CIM_CRC_SEED 0x7C6A9FC4u
 #define CIM_CRC_POLYNOMIAL 0x04C11DB7u
 #define CIM_DELIMITER 0x00u
 #define CIM_PAYLOAD_XOR 0x55u
@@ -38,6 +38,12 @@
 #define CIM_STREAM_INITIAL 0x6u
 #define CIM_STREAM_STUCK 0x7u
 #define CIM_STREAM_VERIFY 0x8u
+#define CIM_STREAM_ADC 0x9u
+#define CIM_STREAM_ADC_ROWS 0xau
+#define CIM_STREAM_DAC 0xbu
+#define CIM_STREAM_DAC_COLUMNS 0xcu
+#define CIM_STREAM_AGING 0xdu
+#define CIM_STREAM_DIFFUSION 0xeu
 #define CIM_IDEAL_STEP 0x40u
 #define CIM_UNROLLED_LIMIT 0x10000000u
 
@@ -82,6 +88,7 @@
 #define CIM_DETAIL_DIFFERENTIAL 0x1Au
 #define CIM_DETAIL_LEASE 0x1Bu
 #define CIM_DETAIL_LOAD 0x1Cu
+#define CIM_DETAIL_WAIT 0x1Eu
 #define CIM_DETAIL_ORDER 0x1Du
 
 #define CIM_CAP_TRANSPOSED 0x01u
@@ -91,6 +98,7 @@
 #define CIM_CAP_SNAPSHOT 0x10u
 #define CIM_CAP_DIFFERENTIAL 0x20u
 #define CIM_CAP_LOAD 0x40u
+#define CIM_CAP_WAIT 0x80u
 
 #define CIM_OP_HELLO 0x01u
 #define CIM_OP_PING 0x02u
@@ -108,6 +116,7 @@
 #define CIM_OP_SNAPSHOT 0x30u
 #define CIM_OP_RESTORE 0x31u
 #define CIM_OP_LOAD 0x32u
+#define CIM_OP_WAIT 0x33u
 
 #define CIM_REGION_TILE 0u
 #define CIM_REGION_ROW 2u
@@ -184,7 +193,7 @@
 /* STATUS_REQUEST: empty */
 #define CIM_STATUS_REQUEST_FIXED_SIZE 0u
 
-/* STATUS_RESPONSE: powered, boot_id, operations, time, energy, vectors, steps, tile_operations, conversions, saturations, reads, writes, set_pulses, reset_pulses, corrupt_frames, duplicates, lapses */
+/* STATUS_RESPONSE: powered, boot_id, operations, time, energy, vectors, steps, tile_operations, conversions, saturations, reads, writes, set_pulses, reset_pulses, corrupt_frames, duplicates, lapses, waited, temperature */
 #define CIM_STATUS_RESPONSE_POWERED 0u
 #define CIM_STATUS_RESPONSE_BOOT_ID 1u
 #define CIM_STATUS_RESPONSE_OPERATIONS 5u
@@ -202,7 +211,9 @@
 #define CIM_STATUS_RESPONSE_CORRUPT_FRAMES 101u
 #define CIM_STATUS_RESPONSE_DUPLICATES 109u
 #define CIM_STATUS_RESPONSE_LAPSES 117u
-#define CIM_STATUS_RESPONSE_FIXED_SIZE 125u
+#define CIM_STATUS_RESPONSE_WAITED 125u
+#define CIM_STATUS_RESPONSE_TEMPERATURE 133u
+#define CIM_STATUS_RESPONSE_FIXED_SIZE 135u
 
 /* CONFIGURE_REQUEST: slot, read_voltage, word_line, multiplier, shift */
 #define CIM_CONFIGURE_REQUEST_SLOT 0u
@@ -344,6 +355,14 @@
 
 /* LOAD_RESPONSE: empty */
 #define CIM_LOAD_RESPONSE_FIXED_SIZE 0u
+
+/* WAIT_REQUEST: duration */
+#define CIM_WAIT_REQUEST_DURATION 0u
+#define CIM_WAIT_REQUEST_FIXED_SIZE 8u
+
+/* WAIT_RESPONSE: time */
+#define CIM_WAIT_RESPONSE_TIME 0u
+#define CIM_WAIT_RESPONSE_FIXED_SIZE 8u
 
 /* REFUSAL: detail, index, limit */
 #define CIM_REFUSAL_DETAIL 0u

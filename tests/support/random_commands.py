@@ -181,5 +181,6 @@ class RandomCommands:
     def _rare(self) -> Message:
         if self._chance(0.2):
             return m.SafeRequest()
-        odd = (m.SnapshotRequest(0, 10), m.RestoreRequest(0, 4, b"\0" * 4), m.PingRequest(b""))
-        return odd[self._int(0, 2)]
+        odd = (m.SnapshotRequest(0, 10), m.RestoreRequest(0, 4, b"\0" * 4), m.PingRequest(b""),
+               m.WaitRequest(self._int(0, 1000)))  # fmt: skip
+        return odd[self._int(0, len(odd) - 1)]

@@ -153,11 +153,13 @@ static struct cim_refusal status(struct cim_reader *in, struct cim_writer *out) 
         n->vectors, n->steps, n->tile_operations, n->conversions, n->saturations,
         n->reads, n->writes, n->set_pulses, n->reset_pulses,
         cim_state.corrupt_frames, cim_state.duplicates, cim_state.lapses,
+        0, /* waited: this firmware has no WAIT */
     };
     cim_put(out, 1, hal_supplies_on());
     cim_put(out, 4, cim_state.boot_id);
     for (unsigned i = 0; i < sizeof values / sizeof *values; i++)
         cim_put(out, 8, values[i]);
+    cim_put(out, 2, (uint16_t)hal_temperature());
     return CIM_OK;
 }
 
@@ -391,6 +393,13 @@ static struct cim_refusal load(struct cim_reader *in) {
     return CIM_OK;
 }
 
+/* Time cannot be advanced here; a request of the right shape is told so. */
+static struct cim_refusal no_wait(struct cim_reader *in) {
+    if (cim_left(in) != CIM_WAIT_REQUEST_FIXED_SIZE)
+        return CIM_BAD(CIM_DETAIL_LENGTH, 0, 0);
+    return cim_refused(CIM_STATUS_UNSUPPORTED, CIM_DETAIL_WAIT, 0, 0);
+}
+
 /* Silicon gives no snapshots; a request of the right shape is told so. */
 static struct cim_refusal no_snapshot(struct cim_reader *in, size_t fixed, bool open_end) {
     bool right = open_end ? cim_left(in) >= fixed : cim_left(in) == fixed;
@@ -432,6 +441,8 @@ struct cim_refusal cim_execute(unsigned opcode, struct cim_reader *in, struct ci
         return no_snapshot(in, CIM_RESTORE_REQUEST_FIXED_SIZE, true);
     case CIM_OP_LOAD:
         return load(in);
+    case CIM_OP_WAIT:
+        return no_wait(in);
     default:
         return cim_refused(CIM_STATUS_UNSUPPORTED, CIM_DETAIL_OPCODE, 0, 0);
     }

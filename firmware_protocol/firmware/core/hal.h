@@ -27,6 +27,9 @@ uint32_t hal_milliseconds(void);
 /* Serial number of the chip. */
 uint64_t hal_board_id(void);
 
+/* Temperature of the chip in 0.01 degrees Celsius; INT16_MIN where it is not known. */
+int16_t hal_temperature(void);
+
 /* Another number at each power-up, as good as random. */
 uint32_t hal_boot_id(void);
 
