@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from boards import limits, recovery
 from boards.capture import CaptureWriter
+from boards.description import GAIN_MARGIN
 from boards.driver import Driver, LinkStatistics
 from boards.errors import (
     CimError,
@@ -195,9 +196,10 @@ class Board:
     def gain_range(self) -> tuple[float, float]:
         """Smallest and largest gain that the ADC can be set to."""
         # The board checks the gain after rounding to 16 bits: keep that much away from the ends.
-        margin = 2.0**-15
-        low, high = self.description.gain_low / 2**40, self.description.gain_high / 2**40
-        return low * (1 + margin), high * (1 - margin)
+        low = self.description.gain_low / 2**40 * (1 + GAIN_MARGIN)
+        high = self.description.gain_high / 2**40 * (1 - GAIN_MARGIN)
+        middle = (low * high) ** 0.5  # of a board with one range only
+        return min(low, middle), max(high, middle)
 
     # ------------------------------------------------------------------ products
 
@@ -223,6 +225,25 @@ class Board:
         self.traffic.packed_tx += products.packed_tx
         self.traffic.packed_rx += products.packed_rx
         return products
+
+    # ------------------------------------------------------------------ emulated time
+
+    def wait(self, seconds: float) -> float:
+        """Lets emulated time pass at once: cells drift, relax and diffuse.
+
+        Returns:
+            The chip's time from now on, in seconds: waited, and spent in commands.
+
+        Raises:
+            UnsupportedError: the board is no model of a chip, so its time cannot be advanced.
+        """
+        if not self.offers(Opcode.WAIT):
+            raise UnsupportedError(
+                f"The board '{self.hello.model}' is no model: its time cannot be advanced",
+                left="Nothing was changed",
+            )
+        answer = self._driver.call(m.WaitRequest(round(seconds * 1e9)), m.WaitResponse)
+        return answer.time * 1e-9
 
     # ------------------------------------------------------------------ snapshots
 

@@ -6,6 +6,8 @@ from boards.profile import Profile
 from firmware_protocol import messages as m
 from firmware_protocol.constants import Capability, Opcode
 
+#: how much wider than the profile's the range of gains is, so that rounding to 16 bits stays inside
+GAIN_MARGIN = 2.0**-15
 #: commands that a board without the capability does not list
 _NEEDS = {
     Opcode.SNAPSHOT: Capability.SNAPSHOT,
@@ -29,6 +31,7 @@ def describe(profile: Profile) -> m.Description:
     offered = capabilities(profile)
     opcodes = [o for o in m.REQUESTS if _NEEDS.get(Opcode(o), Capability(0)) in offered]
     low, high = (profile.gain(span) for span in reversed(chip.adc_span_uA))
+    low, high = low * (1 - GAIN_MARGIN), high * (1 + GAIN_MARGIN)
     return m.Description(
         capabilities=int(offered),
         opcodes=sum(1 << opcode for opcode in opcodes),

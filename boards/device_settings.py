@@ -239,6 +239,10 @@ class PiecewiseStep(StepSettings, frozen=True, kw_only=True, tag="piecewise-step
     up: Annotated[tuple[NonNegative, ...], Meta(min_length=2, max_length=64)]
     down: Annotated[tuple[NonNegative, ...], Meta(min_length=2, max_length=64)]
 
+    def contradictions(self) -> list[tuple[str, str, bool]]:
+        alike = len(self.up) == len(self.down)
+        return [*super().contradictions(), ("device.down", "as long as device.up", alike)]
+
 
 class PhaseChange(StepSettings, frozen=True, kw_only=True, tag="phase-change"):
     """SET pulses crystallise little by little; a RESET pulse melts and leaves the low state [ours].

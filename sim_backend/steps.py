@@ -16,10 +16,11 @@ pulse.  With ``delta`` the profile's step, and g, r drawn once for each device,
 The factor F is the model's (``mean_step``); models and their parameters are those of the field's
 simulators (constant, linear, exponential, power and piecewise step, soft bounds: arXiv
 1906.02698, 2303.04721 and the public aihwkit), so that published parameters can be used as they
-are.  A pulse of another amplitude and width moves by ``drive`` steps (``PulseResponse``).
+are.  A pulse of another amplitude and width moves a device by ``drive`` steps
+(``PulseResponse``).
 
-Write-verify is ours: a burst of pulses of half the remaining distance, at least one, then a reading,
-upwards until the target and then downwards; one of each is a cycle.
+Write-verify is ours: a burst of pulses of half the remaining distance, at least one, then a
+reading, upwards until the target and then downwards; one of each is a cycle.
 
 The compiled functions work cell by cell; ``sim_backend.steps_numpy`` has the oracle.
 """
@@ -175,10 +176,7 @@ def factors_of(device: settings.StepSettings) -> Floats:
     """(2, nodes): the table of a piecewise step, up and down; of any other model two ones."""
     if not isinstance(device, settings.PiecewiseStep):
         return np.ones((2, 2))
-    nodes = max(len(device.up), len(device.down))
-    places = np.linspace(0, 1, nodes)
-    sides = (device.up, device.down)
-    return np.stack([np.interp(places, np.linspace(0, 1, len(s)), s) for s in sides])
+    return np.array([device.up, device.down], dtype=np.float64)
 
 
 def own_of(profile: Profile, seed: int, tile: int, law: Law) -> Floats:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from boards.board import gain_integers
+from boards.description import GAIN_MARGIN
 from boards.errors import NoBoardError
 from boards.profile import Profile
 from cimctl.conformance.cases import COLUMNS, ROWS, Expectation, NotApplicable, expect_equal
@@ -22,7 +23,6 @@ Units = npt.NDArray[np.int64]
 SAMPLES = 64
 #: standard deviations that no measurement is farther off
 SIGMAS = 6.0
-_GAIN_MARGIN = 2.0**-14
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,10 @@ class Bench:
     @property
     def gain_range(self) -> tuple[float, float]:
         """Settable gains, away from the ends by what rounding to 16 bits needs."""
-        low, high = self.description.gain_low / 2**40, self.description.gain_high / 2**40
-        return low * (1 + _GAIN_MARGIN), high * (1 - _GAIN_MARGIN)
+        low = self.description.gain_low / 2**40 * (1 + GAIN_MARGIN)
+        high = self.description.gain_high / 2**40 * (1 - GAIN_MARGIN)
+        middle = (low * high) ** 0.5  # of a board with one range only
+        return min(low, middle), max(high, middle)
 
     def gain(self, wanted: float | None = None) -> Gain:
         """The settable gain next to the wanted one, or one in the middle."""
