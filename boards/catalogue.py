@@ -8,7 +8,7 @@ import importlib.resources
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import yaml
@@ -161,6 +161,11 @@ def _explained(path: Path, values: dict[str, Any], error: msgspec.ValidationErro
             next=_nearest(found.strip("'"), known, "Known models"),
         )
     expected = reason[0].lower() + reason[1:]
+    if "enum" in expected:
+        return ProfileError(
+            f"{path}: key '{where}' is {found}: {expected}",
+            next=f"Allowed here: {', '.join(_choices(_type_at(where, values)))}",
+        )
     return ProfileError(f"{path}: key '{where}' is {found}: {expected}")
 
 
@@ -181,14 +186,27 @@ def _value_at(values: Any, where: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _keys_of(where: str, values: dict[str, Any]) -> list[str]:
-    """The keys allowed at a dotted place of a profile."""
+def _type_at(where: str, values: dict[str, Any]) -> Any:
+    """The type of what belongs at a dotted place of a profile; of a list's entry, the list's."""
     kind: Any = Profile
-    for part in filter(None, where.split(".")):
+    for part in filter(None, re.sub(r"\[.*?\]", "", where).split(".")):
         kind = get_type_hints(kind, include_extras=False)[part]
         if kind is Any:
             kind = device_settings.kinds()[values["device"]["model"]]
+    return kind
+
+
+def _keys_of(where: str, values: dict[str, Any]) -> list[str]:
+    """The keys allowed at a dotted place of a profile."""
+    kind = _type_at(where, values)
     keys = list(kind.__struct_fields__)
     if kind is Profile:
         return [*keys, "extends"]
     return ["model", *keys] if where == "device" else keys
+
+
+def _choices(kind: Any) -> list[str]:
+    """The values that a type allows one by one, also as an entry of a list."""
+    if get_origin(kind) is Literal:
+        return [str(value) for value in get_args(kind)]
+    return [choice for part in get_args(kind) for choice in _choices(part)]

@@ -29,9 +29,9 @@ class Counts:
 def time_ns(profile: Profile, counts: Counts) -> int:
     """Chip time: steps, single-column readings (one share of a step each), and pulses."""
     costs = profile.costs
-    reading = costs.step_ns / profile.chip.columns_per_adc
+    reading = profile.step_ns / profile.chip.columns_per_adc
     return round(
-        counts.steps * costs.step_ns
+        counts.steps * profile.step_ns
         + counts.verify_reads * reading
         + counts.pulses * costs.pulse_ns
         + counts.pulse_width_ns

@@ -106,7 +106,7 @@ def header(profile: Profile) -> str:
     low, high = (profile.units(g) for g in profile.device.initial_uS)
     values = {f.name: getattr(description, f.name) for f in fields(description)} | {
         "columns_per_adc": profile.chip.columns_per_adc,
-        "step_ns": _whole(profile, "costs.step_ns", profile.costs.step_ns),
+        "step_ns": _whole(profile, "costs.cycle_ns", profile.step_ns),
         "pulse_ns": _whole(profile, "costs.pulse_ns", profile.costs.pulse_ns),
         "pulse_pJ": _whole(profile, "costs.pulse_pJ", profile.costs.pulse_pJ),
         "tile_operation_pJ": _whole(

@@ -52,6 +52,9 @@ class ChipSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     input_bits: Annotated[int, Meta(ge=1, le=8)]
     adc_bits: Annotated[int, Meta(ge=2, le=12)]
     columns_per_adc: Count
+    #: inputs as one-bit pulses one after the other, or as one pulse as long as the code; the sums
+    #: are the same, the time is not (``Profile.step_ns``)
+    input_coding: Literal["bit-serial", "pulse-width"]
     pair_conversions: Literal[1, 2]
     slots: Annotated[int, Meta(ge=1, le=255)]
     #: microsiemens that the 16-bit conductance 65535 stands for
@@ -131,7 +134,8 @@ class Imperfections(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class CostSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Time and energy of one operation; the chip's counters and every estimate use these."""
 
-    step_ns: NonNegative
+    #: one clock cycle of a conversion
+    cycle_ns: NonNegative
     tile_operation_nJ: NonNegative
     pulse_ns: NonNegative
     pulse_pJ: NonNegative
@@ -150,6 +154,14 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     programming: ProgrammingSettings
     imperfections: Imperfections
     costs: CostSettings
+
+    @property
+    def step_ns(self) -> float:
+        """Time of one array operation: a cycle for each bit, or each length of a pulse, and one to
+        convert, for each column that shares a converter (arXiv 2305.14547: 8 x 9 x 10 ns)."""
+        bits = self.chip.input_bits
+        cycles = bits + 1 if self.chip.input_coding == "bit-serial" else 1 << bits
+        return self.chip.columns_per_adc * cycles * self.costs.cycle_ns
 
     def units(self, microsiemens: float) -> int:
         """A conductance in the chip's 16-bit integers, rounded to nearest."""

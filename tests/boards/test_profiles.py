@@ -59,7 +59,7 @@ def test_the_reference_board_has_the_printed_numbers() -> None:
     assert (soc.chip.input_bits, soc.chip.adc_bits) == (8, 8)
     assert soc.programming.window_uS == (8.2, 32.9)
     assert soc.programming.ramp_mV == (1500, 3000)
-    assert soc.costs.step_ns == 720 and soc.costs.tile_operation_nJ == 2.66
+    assert soc.step_ns == 720 and soc.costs.tile_operation_nJ == 2.66
     tall = catalogue.load("brram-256x64")
     assert (tall.chip.rows, tall.chip.columns, tall.costs.tile_operation_nJ) == (256, 64, 2.93)
 
@@ -92,10 +92,10 @@ def test_a_misspelt_key_is_named_with_the_key_that_was_meant(
 def test_an_unknown_key_is_answered_with_those_that_are_allowed(tmp_path: Path) -> None:
     said = complaint(changed(tmp_path, "costs.qqq", 3))
     assert "Did you mean" not in said
-    assert "step_ns, tile_operation_nJ, pulse_ns, pulse_pJ" in said
+    assert "cycle_ns, tile_operation_nJ, pulse_ns, pulse_pJ" in said
 
 
-@pytest.mark.parametrize("key", ["link.window", "chip.tiles", "device.model", "costs.step_ns"])
+@pytest.mark.parametrize("key", ["link.window", "chip.tiles", "device.model", "costs.cycle_ns"])
 def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
     values = msgspec.to_builtins(catalogue.load("emu"))
     section, name = key.split(".")

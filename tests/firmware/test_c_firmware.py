@@ -425,8 +425,8 @@ def test_old_builds_are_forgotten_and_a_new_one_is_kept(
 
 def test_a_profile_that_integers_cannot_hold_is_not_built_for() -> None:
     profile = catalogue.load("native")
-    costs = msgspec.structs.replace(profile.costs, step_ns=720.5)
-    with pytest.raises(firmware_build.ProfileError, match=r"costs\.step_ns"):
+    costs = msgspec.structs.replace(profile.costs, cycle_ns=10.01)
+    with pytest.raises(firmware_build.ProfileError, match=r"costs\.cycle_ns"):
         firmware_build.header(msgspec.structs.replace(profile, costs=costs))
 
 
