@@ -112,6 +112,34 @@ def safe(json: bool, seed: int, **values: Any) -> None:
     )
 
 
+@board.command()
+@board_options()
+@seed_option
+@click.argument("seconds", type=click.FloatRange(min=0, min_open=True, max=9e9))
+@json_option
+def wait(seconds: float, json: bool, seed: int, **values: Any) -> None:
+    """Let emulated time pass at once: cells drift, relax and diffuse.
+
+    Only models of a chip offer it. Serve one, so that what was programmed is still there:
+
+    \b
+    Example:
+      cimctl emu serve --board pcm --listen tcp://127.0.0.1:7000 --state cells.bin
+      cimctl board wait --board pcm --port tcp://127.0.0.1:7000 86400
+    """
+    from cimctl.connect import connect
+
+    with connect(chosen_board(values, seed)) as opened:
+        time = opened.wait(seconds)
+        model = opened.hello.model
+    show(
+        json,
+        "cimctl.board.wait/1",
+        {"board": model, "waited": seconds, "chip_seconds": time},
+        f"{model}: {seconds:g} s have passed; chip time is {time:.6g} s",
+    )
+
+
 def _last_command(journal: JournalResponse) -> str:
     """What the journal says of the last command that changed cells."""
     if not journal.number:
