@@ -131,7 +131,7 @@ def snapshot_room(cells: Cells) -> int:
 def snapshot(cells: Cells) -> bytes:
     """All arrays in one compressed, checked blob."""
     body = zlib.compress(b"".join(array.tobytes() for array in cells.arrays()), 1)
-    # Of the compressed bytes: in a long run of zeros, damage to these need not change what comes out.
+    # Of the compressed bytes: in a run of zeros, damage to them need not change what comes out.
     return zlib.crc32(body).to_bytes(4, "little") + body
 
 

@@ -39,7 +39,7 @@ def factor(
     if kind == s.EXPONENTIAL:
         z = 2.0 * w * shape[4] / (high - low) + shape[5]
         fall = shape[0] * _exp(shape[2] * z) if upwards else shape[1] * _exp(-shape[3] * z)
-        return np.maximum(0.0, 1.0 - fall)
+        return np.asarray(np.maximum(0.0, 1.0 - fall))
     if kind == s.POWER:
         rest = high - w if upwards else w - low
         return np.asarray(_power(np.maximum(0.0, rest / (high - low)), shape_of))

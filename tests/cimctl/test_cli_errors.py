@@ -112,7 +112,7 @@ TINY = ("--epochs", "1", "--batches-per-epoch", "1", "--batch-size", "2")
         (("train", "lenett", "--board", "emu"), ("'lenett'", "lenet")),
         (("train", "missing.py:make", "--board", "emu"), ("missing.py",)),
         ((*TRAIN, "--dataset", "digitz"), ("'digitz'", "digits")),
-        ((*TRAIN, "--algorithm", "sgd"), ("'sgd'", "mixed-precision")),
+        ((*TRAIN, "--algorithm", "sdg"), ("'sdg'", "mixed-precision")),
         ((*TRAIN, "--set", "learning=1"), ("'learning'",)),
         ((*TRAIN, "--set", "lr=fast"), ("'lr'", "'fast'")),
         ((*TRAIN, "--dataset", "mnist", "--data-dir", "."), ("mnist", "cimctl data fetch mnist")),
