@@ -337,6 +337,10 @@ class Board:
         self.traffic.packed_tx += 2 * (len(request.counts) + len(request.indices))
         return self._driver.call(request, m.PulseResponse)
 
+    def exchange_outer(self, request: m.OuterRequest) -> m.OuterResponse:
+        self.traffic.packed_tx += len(request.words)
+        return self._driver.call(request, m.OuterResponse)
+
     def note_worn(self, cells: int) -> None:
         """Tells the user, once, that cells have passed their soft lifetime budget."""
         if cells and not self._told_worn:

@@ -14,6 +14,7 @@ _NEEDS = {
     Opcode.RESTORE: Capability.SNAPSHOT,
     Opcode.LOAD: Capability.LOAD,
     Opcode.WAIT: Capability.WAIT,
+    Opcode.OUTER: Capability.OUTER,
 }
 
 

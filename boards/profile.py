@@ -24,7 +24,7 @@ else:
 Count = Annotated[int, Meta(ge=1)]
 CapabilityName = Literal[
     "TRANSPOSED", "IMAGES", "ROW_BLOCK_SUMS", "SIGNED_INPUTS", "SNAPSHOT", "DIFFERENTIAL", "LOAD",
-    "WAIT",
+    "WAIT", "OUTER",
 ]  # fmt: skip
 
 

@@ -89,11 +89,13 @@ def restarted(name: str, message: Message, place: Place, journal: m.JournalRespo
 
 def named_cells(message: Message) -> list[Cell]:
     """The cells that a mutating command names, as (tile, row, column)."""
-    if not isinstance(message, m.ProgramRequest | m.PulseRequest | m.LoadRequest):
+    if not isinstance(message, m.ProgramRequest | m.PulseRequest | m.LoadRequest | m.OuterRequest):
         return []
     region = message.region
-    named = [] if isinstance(message, m.LoadRequest) else list(message.indices)
-    within = named or range(region.rows * region.columns)
+    every = isinstance(message, m.LoadRequest | m.OuterRequest)
+    named = [] if every else list(message.indices)  # type: ignore[union-attr]
+    pairs = isinstance(message, m.OuterRequest) and message.flags & 2
+    within = named or range(0, region.rows * region.columns, 2 if pairs else 1)
     return [
         (
             region.tile,

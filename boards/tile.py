@@ -12,6 +12,7 @@ from boards import limits
 from boards.errors import UnsupportedError, UsageError
 from firmware_protocol import messages as m
 from firmware_protocol.constants import Opcode
+from firmware_protocol.packing import pack_codes
 
 if TYPE_CHECKING:
     from boards.board import Board
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 CELL_SLOT = 0
 #: bytes of a LOAD before its conductances
 _LOAD_HEAD = 10
+#: bytes of an OUTER before its words
+_OUTER_HEAD = 28
+#: flag of regions whose columns are pairs
+DIFFERENTIAL = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +137,73 @@ class Tile:
             worn += answer.worn
         self.board.note_worn(worn)
         return sets, resets
+
+    def outer(
+        self,
+        region: m.Region,
+        rows: npt.NDArray[np.uint32],
+        columns: npt.NDArray[np.uint32],
+        *,
+        length: int,
+        pairs: bool,
+        set_mV: int,
+        reset_mV: int,
+        width_ns: int,
+    ) -> tuple[int, int]:
+        """Rank-one updates by coincidences of pulse trains, one after the other.
+
+        Args:
+            region: the cells.
+            rows: (updates, rows) words: bit n is slot n, bit ``length`` the sign.
+            columns: (updates, columns) words, or one for each pair, whose first column is updated.
+            length: slots of a train.
+            pairs: whether the columns are differential pairs.
+            set_mV, reset_mV, width_ns: the pulses.
+
+        Returns:
+            How many SET and RESET pulses that were.
+
+        Raises:
+            UnsupportedError: the board has no such update.
+            UsageError: one update does not fit into a payload.
+        """
+        if not self.board.offers(Opcode.OUTER):
+            raise UnsupportedError(
+                f"The board '{self.board.hello.model}' has no update by coincidence (OUTER)",
+                left="Nothing was changed",
+                next="Send the pulses one by one (PULSE)",
+            )
+        sets = resets = worn = 0
+        step = self._updates_fitting(rows.shape[1], columns.shape[1], length)
+        for first in range(0, len(rows), step):
+            part = slice(first, first + step)
+            words = b"".join(bytes(pack_codes(w[part], length + 1)) for w in (rows, columns))
+            flags = DIFFERENTIAL if pairs else 0
+            request = m.OuterRequest(
+                set_mV, reset_mV, width_ns, region, flags, length, len(rows[part]), words
+            )
+            answer = self.board.exchange_outer(request)
+            sets += answer.set_pulses
+            resets += answer.reset_pulses
+            worn += answer.worn
+        self.board.note_worn(worn)
+        return sets, resets
+
+    def _updates_fitting(self, rows: int, columns: int, length: int) -> int:
+        """Updates of one frame: what fits, and passes no limit whatever the trains are."""
+        room = self.board.room - _OUTER_HEAD
+        # Both lists of words are rounded up to whole bytes, plane by plane.
+        bits = max(0, 8 * room - 2 * 8 * length)
+        fitting = bits // ((rows + columns) * (length + 1))
+        allowed = self.board.description.pulses_per_command // length
+        if not fitting or not allowed:
+            raise UsageError(
+                f"One update of {rows} rows and {columns} columns by trains of {length} slots does "
+                "not fit into a command of this board",
+                left="Nothing was changed",
+                next="Take shorter trains, smaller layers, or larger payloads (--max-payload)",
+            )
+        return min(fitting, allowed)
 
     def wear(self, region: m.Region | None = None) -> npt.NDArray[np.uint32]:
         """(rows, columns) pulses that each cell of a region got in its life."""

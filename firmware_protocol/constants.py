@@ -7,9 +7,9 @@ from __future__ import annotations
 from enum import IntEnum, IntFlag
 
 VERSION = 1
-SPEC_HASH = 0x542269B77C6A9FC4
-SPEC_DIGEST = "c49f6a7cb76922549c018c3a2a232bbce6621a5affb54c4dd16bcf1cf1d89e9b"
-CRC_SEED = 0x7C6A9FC4
+SPEC_HASH = 0x7DA03CF228C9EEC6
+SPEC_DIGEST = "c6eec928f23ca07dadbdd5adf3b92183a09bd50163baa0e388bf3720e6808f7a"
+CRC_SEED = 0x28C9EEC6
 DELIMITER = 0x00
 PAYLOAD_XOR = 0x55
 CONDUCTANCE_BITS = 16
@@ -18,6 +18,7 @@ NOISE_FRACTION_BITS = 12
 MIN_PAYLOAD = 256
 MAX_ROW_BLOCKS = 255
 MAX_REGIONS = 4096
+MAX_TRAIN = 31
 GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 MIX_1 = 0xBF58476D1CE4E5B9
 MIX_2 = 0x94D049BB133111EB
@@ -92,6 +93,7 @@ class Detail(IntEnum):
     LEASE = 0x1B
     LOAD = 0x1C
     WAIT = 0x1E
+    OUTER = 0x1F
     ORDER = 0x1D
 
 
@@ -105,6 +107,7 @@ class Capability(IntFlag):
     SNAPSHOT = 0x10
     DIFFERENTIAL = 0x20
     LOAD = 0x40
+    OUTER = 0x100
     WAIT = 0x80
 
 
@@ -123,6 +126,7 @@ class Opcode(IntEnum):
     PROGRAM = 0x11
     PULSE = 0x12
     WEAR = 0x13
+    OUTER = 0x14
     VMM = 0x20
     SNAPSHOT = 0x30
     RESTORE = 0x31
@@ -175,5 +179,6 @@ DETAIL_TEXT = {
     Detail.LEASE: "the lease ran out, or the one asked for is too long: supplies go to ground",
     Detail.LOAD: "the board is no model: its cells cannot be set",
     Detail.WAIT: "the board is no model: its time cannot be advanced",
+    Detail.OUTER: "the board has no update by coincidence",
     Detail.ORDER: "only LEASE and JOURNAL travel with sequence number 0, and they with no other",
 }

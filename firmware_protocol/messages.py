@@ -1102,6 +1102,120 @@ class WearResponse(Message):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class OuterRequest(Message):
+    """OUTER, request: A batch of rank-one updates of a region by coincidence. Every update
+    gives each row and each column a train of `length` slots, at most 31; in a slot in which
+    both have a pulse, the cell where they cross gets one: SET where their signs agree,
+    RESET where they differ. Updates follow each other, and the slots of an update; cells do
+    not touch each other. A train is a word of length + 1 bits: bit n is slot n, the highest
+    bit its sign. Words travel packed like the codes of VMM, update by update: those of the
+    rows, and apart from them those of the columns. With pairs, a column word is that of a
+    pair, whose first column is updated. A power loss is told like that of PULSE, in cells,
+    row by row.
+
+    Attributes:
+        set_amplitude: amplitude of SET pulses (mV).
+        reset_amplitude: amplitude of RESET pulses (mV).
+        width: width of a pulse (ns).
+        region: cells.
+        flags: bit 1: columns are differential pairs.
+        length: slots of a train, 1 to 31.
+        count: updates.
+        words: packed words of the rows, then packed words of the columns.
+    """
+
+    OPCODE: ClassVar[Opcode] = Opcode.OUTER
+    _FIXED_0: ClassVar[Struct] = Struct("<HHIHHHHHBBI")
+    set_amplitude: int
+    reset_amplitude: int
+    width: int
+    region: Region
+    flags: int
+    length: int
+    count: int
+    words: Buffer
+
+    def parts(self) -> tuple[Buffer, ...]:
+        return (
+            pack(
+                self._FIXED_0,
+                self.set_amplitude,
+                self.reset_amplitude,
+                self.width,
+                self.region.tile,
+                self.region.row,
+                self.region.rows,
+                self.region.column,
+                self.region.columns,
+                self.flags,
+                self.length,
+                self.count,
+            ),
+            self.words,
+        )
+
+    @classmethod
+    def decode(cls, payload: Buffer) -> Self:
+        reader = Reader(payload)
+        fixed_0 = reader.unpack(cls._FIXED_0)
+        set_amplitude = fixed_0[0]
+        reset_amplitude = fixed_0[1]
+        width = fixed_0[2]
+        region = Region.from_values(fixed_0[3:8])
+        flags = fixed_0[8]
+        length = fixed_0[9]
+        count = fixed_0[10]
+        words = reader.rest()
+        reader.end()
+        return cls(set_amplitude, reset_amplitude, width, region, flags, length, count, words)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OuterResponse(Message):
+    """OUTER, answer: A batch of rank-one updates of a region by coincidence. Every update
+    gives each row and each column a train of `length` slots, at most 31; in a slot in which
+    both have a pulse, the cell where they cross gets one: SET where their signs agree,
+    RESET where they differ. Updates follow each other, and the slots of an update; cells do
+    not touch each other. A train is a word of length + 1 bits: bit n is slot n, the highest
+    bit its sign. Words travel packed like the codes of VMM, update by update: those of the
+    rows, and apart from them those of the columns. With pairs, a column word is that of a
+    pair, whose first column is updated. A power loss is told like that of PULSE, in cells,
+    row by row.
+
+    Attributes:
+        set_pulses: SET pulses applied.
+        reset_pulses: RESET pulses applied.
+        worn: cells of this command that are past the soft lifetime budget.
+    """
+
+    OPCODE: ClassVar[Opcode] = Opcode.OUTER
+    _FIXED_0: ClassVar[Struct] = Struct("<III")
+    set_pulses: int
+    reset_pulses: int
+    worn: int
+
+    def parts(self) -> tuple[Buffer, ...]:
+        return (
+            pack(
+                self._FIXED_0,
+                self.set_pulses,
+                self.reset_pulses,
+                self.worn,
+            ),
+        )
+
+    @classmethod
+    def decode(cls, payload: Buffer) -> Self:
+        reader = Reader(payload)
+        fixed_0 = reader.unpack(cls._FIXED_0)
+        set_pulses = fixed_0[0]
+        reset_pulses = fixed_0[1]
+        worn = fixed_0[2]
+        reader.end()
+        return cls(set_pulses, reset_pulses, worn)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class VmmRequest(Message):
     """VMM, request: Multiplies a batch of vectors, or of images that the board unrolls, by
     regions of conductances. Regions come row block by row block: region i * column_blocks +
@@ -1533,6 +1647,7 @@ REQUESTS: dict[int, type[Message]] = {
     Opcode.PROGRAM: ProgramRequest,
     Opcode.PULSE: PulseRequest,
     Opcode.WEAR: WearRequest,
+    Opcode.OUTER: OuterRequest,
     Opcode.VMM: VmmRequest,
     Opcode.SNAPSHOT: SnapshotRequest,
     Opcode.RESTORE: RestoreRequest,
@@ -1552,6 +1667,7 @@ RESPONSES: dict[int, type[Message]] = {
     Opcode.PROGRAM: ProgramResponse,
     Opcode.PULSE: PulseResponse,
     Opcode.WEAR: WearResponse,
+    Opcode.OUTER: OuterResponse,
     Opcode.VMM: VmmResponse,
     Opcode.SNAPSHOT: SnapshotResponse,
     Opcode.RESTORE: RestoreResponse,
@@ -1559,4 +1675,4 @@ RESPONSES: dict[int, type[Message]] = {
     Opcode.WAIT: WaitResponse,
 }
 #: commands that change cells or counters and must be applied exactly once
-MUTATING = frozenset({Opcode.PROGRAM, Opcode.PULSE, Opcode.RESTORE, Opcode.LOAD, Opcode.WAIT})
+MUTATING = frozenset({Opcode.PROGRAM, Opcode.PULSE, Opcode.OUTER, Opcode.RESTORE, Opcode.LOAD, Opcode.WAIT})

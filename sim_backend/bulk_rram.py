@@ -29,6 +29,7 @@ from firmware_protocol import constants as c
 from sim_backend.cells import Cells
 from sim_backend.device import Index, ProgramOutcome
 from sim_backend.noise import UNIT, hash_at, key, lane_of, quantile_table
+from sim_backend.outer import Trains, hits
 
 #: volts above threshold at which a pulse moves the cell by the profile's step share, in mV
 REFERENCE_DRIVE_MV = 1500.0
@@ -175,6 +176,23 @@ class BulkRram:
             cell=self._cell,
             keys=self._keys[tile],
         )
+
+    def outer(
+        self,
+        cells: Cells,
+        tile: int,
+        index: Index,
+        trains: Trains,
+        *,
+        set_amplitude: int,
+        reset_amplitude: int,
+        width: int,
+    ) -> None:
+        """Updates by coincidence, pulse by pulse."""
+        _outer_all(
+            cells.conductances[tile], cells.pulses[tile], cells.stuck[tile], index, *trains,
+            set_amplitude, reset_amplitude, width, self._cell, self._keys[tile], quantile_table(),
+        )  # fmt: skip
 
     def worst_case_pulses(self, cycles: int) -> int:
         return worst_case_pulses(self._ramp, cycles)
@@ -342,5 +360,27 @@ def _pulse_all(  # type: ignore[no-untyped-def]
             if stuck[index] == 0:
                 g = _stepped(g, n, index, amplitude, width, upwards, cell, keys, table)
             n += 1
+        conductances[index] = np.uint16(g)
+        pulses[index] = np.uint32(n)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
+def _outer_all(  # type: ignore[no-untyped-def]
+    conductances, pulses, stuck, cells, rows, columns, length, set_amplitude, reset_amplitude,
+    width, cell, keys, table,
+):  # fmt: skip
+    for i in range(cells.size):
+        index = cells[i]
+        row, column = rows[i // columns.shape[0]], columns[i % columns.shape[0]]
+        g = np.float64(conductances[index])
+        n = np.int64(pulses[index])
+        for u in range(row.size):
+            wanted = hits(row[u], column[u], length)
+            upwards = wanted > 0
+            amplitude = set_amplitude if upwards else reset_amplitude
+            for _ in range(abs(wanted)):
+                if stuck[index] == 0:
+                    g = _stepped(g, n, index, amplitude, width, upwards, cell, keys, table)
+                n += 1
         conductances[index] = np.uint16(g)
         pulses[index] = np.uint32(n)

@@ -23,6 +23,7 @@ from sim_backend import aging, cells, models, noise
 from sim_backend.converters import Codes, Converter, Positions, convert_planes
 from sim_backend.device import ProgramOutcome
 from sim_backend.feed import Feed, Product, Slot
+from sim_backend.outer import Trains
 
 Tensor = torch.Tensor
 _WEIGHT_CACHE = 4096
@@ -147,6 +148,37 @@ class Chip:
         self._changed(tile, index)
         sets = int(counts[counts > 0].sum(dtype=np.int64))
         resets = -int(counts[counts < 0].sum(dtype=np.int64))
+        self._count_pulses(sets, resets, width)
+        return sets, resets
+
+    def outer(
+        self,
+        tile: int,
+        index: npt.NDArray[np.int64],
+        trains: Trains,
+        applied: tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]],
+        *,
+        set_amplitude: int,
+        reset_amplitude: int,
+        width: int,
+    ) -> tuple[int, int]:
+        """Updates by coincidence the cells where trains cross, row by row.
+
+        Args:
+            index: those cells, or as many of them as shall change.
+            applied: SET and RESET pulses that each of all of them gets (``outer.totals``).
+        """
+        self.device.outer(
+            self.cells,
+            tile,
+            index,
+            trains,
+            set_amplitude=set_amplitude,
+            reset_amplitude=reset_amplitude,
+            width=width,
+        )
+        self._changed(tile, index)
+        sets, resets = (int(each[: index.size].sum(dtype=np.int64)) for each in applied)
         self._count_pulses(sets, resets, width)
         return sets, resets
 

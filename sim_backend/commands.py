@@ -13,13 +13,21 @@ from boards import costs
 from boards.description import capabilities, describe
 from firmware_protocol import messages as m
 from firmware_protocol.codec import Message
-from firmware_protocol.constants import MAX_REGIONS, UNROLLED_LIMIT, Capability, Detail, Status
+from firmware_protocol.constants import (
+    MAX_REGIONS,
+    MAX_TRAIN,
+    UNROLLED_LIMIT,
+    Capability,
+    Detail,
+    Status,
+)
 from firmware_protocol.geometry import answer_bits, output_size, unrolled_size
 from firmware_protocol.packing import pack_codes, packed_size, unpack_codes
 from sim_backend import noise
 from sim_backend.cells import SnapshotError, opened_snapshot, snapshot, snapshot_room
 from sim_backend.chip import Chip
 from sim_backend.feed import Product, Slot
+from sim_backend.outer import Trains, totals
 
 TRANSPOSED, DIFFERENTIAL, SIGNED = 1, 2, 4
 _VMM_ANSWER_HEAD = 5
@@ -79,6 +87,7 @@ class Commands:
             m.ReadRequest: self._read,
             m.ProgramRequest: self._program,
             m.PulseRequest: self._pulse,
+            m.OuterRequest: self._outer,
             m.WearRequest: self._wear,
             m.VmmRequest: self._multiply,
             m.SnapshotRequest: self._take_snapshot,
@@ -261,9 +270,7 @@ class Commands:
             self._check_amplitude(r.set_amplitude, 0)
         if (counts < 0).any():
             self._check_amplitude(r.reset_amplitude, 1)
-        low, high = self._profile.limits.width_ns
-        if not low <= r.width <= high:
-            raise Refused(Status.SAFETY, Detail.WIDTH, 0, high)
+        self._check_width(r.width)
         self._check_lifetime(r.region.tile, cells, wanted)
         with self._intent(cells.size) as part:
             sets, resets = self._chip.pulse(
@@ -275,6 +282,56 @@ class Commands:
                 width=r.width,
             )
         return m.PulseResponse(sets, resets, self._worn(r.region.tile, cells))
+
+    def _outer(self, r: m.OuterRequest) -> m.OuterResponse:
+        trains, cells = self._trains(r)
+        applied = totals(trains)
+        wanted = applied[0].astype(np.int64) + applied[1]
+        limit = self._profile.limits.pulses_per_command
+        if (wanted > limit).any():
+            raise Refused(Status.SAFETY, Detail.COUNT, int((wanted > limit).argmax()), limit)
+        for which, amplitude in enumerate((r.set_amplitude, r.reset_amplitude)):
+            if applied[which].any():
+                self._check_amplitude(amplitude, which)
+        self._check_width(r.width)
+        self._check_lifetime(r.region.tile, cells, wanted)
+        with self._intent(cells.size) as part:
+            sets, resets = self._chip.outer(
+                r.region.tile,
+                cells[part],
+                trains,
+                applied,
+                set_amplitude=r.set_amplitude,
+                reset_amplitude=r.reset_amplitude,
+                width=r.width,
+            )
+        return m.OuterResponse(sets, resets, self._worn(r.region.tile, cells))
+
+    def _trains(self, r: m.OuterRequest) -> tuple[Trains, npt.NDArray[np.int64]]:
+        """The trains of an update, and the cells where they cross."""
+        self._need(Capability.OUTER, Detail.OUTER)
+        if not self._chip.slots:
+            raise self._unpowered(0)
+        self._check_region(r.region)
+        step = 2 if r.flags & DIFFERENTIAL else 1
+        if r.region.columns % step or r.region.column % step:
+            raise Refused(Status.BAD_REQUEST, Detail.REGION)
+        if not r.count or not 1 <= r.length <= MAX_TRAIN:
+            raise Refused(Status.BAD_REQUEST, Detail.COUNT, 0, MAX_TRAIN)
+        sizes = [r.count * n for n in (r.region.rows, r.region.columns // step)]
+        first = packed_size(sizes[0], r.length + 1)
+        if len(r.words) != first + packed_size(sizes[1], r.length + 1):
+            raise Refused(Status.BAD_REQUEST, Detail.LENGTH)
+        parts = (r.words[:first], r.words[first:])
+        words = [
+            np.ascontiguousarray(
+                unpack_codes(part, size, r.length + 1, signed=False)
+                .astype(np.uint32).reshape(r.count, -1).T
+            )
+            for part, size in zip(parts, sizes, strict=True)
+        ]  # fmt: skip
+        cells = self._chip.cell_index(r.region).reshape(r.region.rows, -1)[:, ::step]
+        return Trains(words[0], words[1], r.length), cells.reshape(-1)
 
     def _wear(self, r: m.WearRequest) -> m.WearResponse:
         self._check_region(r.region)
@@ -318,6 +375,11 @@ class Commands:
         low, high = self._profile.limits.amplitude_mV
         if not low <= amplitude <= high:
             raise Refused(Status.SAFETY, Detail.AMPLITUDE, which, high)
+
+    def _check_width(self, width: int) -> None:
+        low, high = self._profile.limits.width_ns
+        if not low <= width <= high:
+            raise Refused(Status.SAFETY, Detail.WIDTH, 0, high)
 
     def _cells(
         self, region: m.Region, indices: npt.NDArray[Any] | Sequence[int], count: int

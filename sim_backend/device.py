@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim_backend.cells import Cells
+from sim_backend.outer import Trains
 
 Index = npt.NDArray[np.int64]
 
@@ -54,6 +55,23 @@ class Device(Protocol):
         width: int,
     ) -> None:
         """Applies open-loop pulses: ``counts`` SET pulses, or RESET pulses where negative."""
+
+    def outer(
+        self,
+        cells: Cells,
+        tile: int,
+        index: Index,
+        trains: Trains,
+        *,
+        set_amplitude: int,
+        reset_amplitude: int,
+        width: int,
+    ) -> None:
+        """Applies updates by coincidence, one after the other.
+
+        Args:
+            index: the cells where trains cross, row by row, or as many of them as shall change.
+        """
 
     def worst_case_pulses(self, cycles: int) -> int:
         """The most pulses that programming can give to one cell."""

@@ -13,6 +13,7 @@ from boards.profile import Profile
 from firmware_protocol.constants import IDEAL_STEP
 from sim_backend.cells import Cells
 from sim_backend.device import Index, ProgramOutcome
+from sim_backend.outer import Trains
 
 
 class IdealSteps:
@@ -66,6 +67,26 @@ class IdealSteps:
         """A step a pulse, whatever its amplitude and width."""
         del set_amplitude, reset_amplitude, width
         self._move(cells, tile, index, counts.astype(np.int64))
+
+    def outer(
+        self,
+        cells: Cells,
+        tile: int,
+        index: Index,
+        trains: Trains,
+        *,
+        set_amplitude: int,
+        reset_amplitude: int,
+        width: int,
+    ) -> None:
+        """A step a coincidence; at a bound the order of updates matters."""
+        del set_amplitude, reset_amplitude, width
+        mask = np.uint32((1 << trains.length) - 1)
+        for update in range(trains.rows.shape[1]):
+            row, column = trains.rows[:, update, None], trains.columns[None, :, update]
+            steps = np.bitwise_count(row & column & mask).astype(np.int64)
+            steps = np.where((row ^ column) >> np.uint32(trains.length), -steps, steps)
+            self._move(cells, tile, index, steps.reshape(-1)[: index.size])
 
     def worst_case_pulses(self, cycles: int) -> int:
         del cycles

@@ -42,6 +42,7 @@ from sim_backend.bulk_rram import CHECK_LANE, READ_BACK_LANE, VERIFY_LANE, keys_
 from sim_backend.cells import Cells
 from sim_backend.device import Index, ProgramOutcome
 from sim_backend.noise import UNIT, hash_at, lane_of, quantile_table
+from sim_backend.outer import Trains, hits
 
 Floats = npt.NDArray[np.float64]
 
@@ -138,6 +139,25 @@ class Steps:
         _pulse_all(
             cells.conductances[tile], cells.hidden[tile], cells.pulses[tile], cells.stuck[tile],
             index, counts, drive_of(self._device.pulse, set_amplitude, width),
+            drive_of(self._device.pulse, reset_amplitude, width), self._law, self._own[tile],
+            self._table, self._keys[tile], quantile_table(),
+        )  # fmt: skip
+
+    def outer(
+        self,
+        cells: Cells,
+        tile: int,
+        index: Index,
+        trains: Trains,
+        *,
+        set_amplitude: int,
+        reset_amplitude: int,
+        width: int,
+    ) -> None:
+        """Updates by coincidence, pulse by pulse."""
+        _outer_all(
+            cells.conductances[tile], cells.hidden[tile], cells.pulses[tile], cells.stuck[tile],
+            index, *trains, drive_of(self._device.pulse, set_amplitude, width),
             drive_of(self._device.pulse, reset_amplitude, width), self._law, self._own[tile],
             self._table, self._keys[tile], quantile_table(),
         )  # fmt: skip
@@ -352,6 +372,35 @@ def _pulse_all(  # type: ignore[no-untyped-def]
         g = _seen(w, n + abs(wanted), index, law, me, keys, normal)
         conductances[index] = np.uint16(g)
         hidden[index] = law.zero + (w - me[REFERENCE]) * law.unit - g
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
+def _outer_all(  # type: ignore[no-untyped-def]
+    conductances, hidden, pulses, stuck, cells, rows, columns, length, set_drive, reset_drive, law,
+    own, table, keys, normal,
+):  # fmt: skip
+    for i in range(cells.size):
+        index = cells[i]
+        row, column = rows[i // columns.shape[0]], columns[i % columns.shape[0]]
+        me = own[index]
+        w = (conductances[index] + hidden[index] - law.zero) / law.unit + me[REFERENCE]
+        n = np.int64(pulses[index])
+        moved = False
+        for u in range(row.size):
+            wanted = hits(row[u], column[u], length)
+            if wanted == 0:
+                continue
+            drive = set_drive if wanted > 0 else reset_drive
+            if stuck[index] == 0 and drive != 0.0:
+                moved = True
+                for k in range(abs(wanted)):
+                    w = _stepped(w, n + k, index, drive, wanted > 0, law, me, table, keys, normal)
+            n += abs(wanted)
+        pulses[index] = np.uint32(n)
+        if moved:
+            g = _seen(w, n, index, law, me, keys, normal)
+            conductances[index] = np.uint16(g)
+            hidden[index] = law.zero + (w - me[REFERENCE]) * law.unit - g
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]

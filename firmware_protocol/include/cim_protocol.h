@@ -4,8 +4,8 @@
 #define CIM_PROTOCOL_H
 
 #define CIM_VERSION 1u
-#define CIM_SPEC_HASH 0x542269B77C6A9FC4ull
-#define CIM_CRC_SEED 0x7C6A9FC4u
+#define CIM_SPEC_HASH 0x7DA03CF228C9EEC6ull
+#define CIM_CRC_SEED 0x28C9EEC6u
 #define CIM_CRC_POLYNOMIAL 0x04C11DB7u
 #define CIM_DELIMITER 0x00u
 #define CIM_PAYLOAD_XOR 0x55u
@@ -27,6 +27,7 @@
 #define CIM_MIN_PAYLOAD 0x100u
 #define CIM_MAX_ROW_BLOCKS 0xffu
 #define CIM_MAX_REGIONS 0x1000u
+#define CIM_MAX_TRAIN 0x1fu
 #define CIM_GOLDEN_GAMMA 0x9e3779b97f4a7c15ull
 #define CIM_MIX_1 0xbf58476d1ce4e5b9ull
 #define CIM_MIX_2 0x94d049bb133111ebull
@@ -89,6 +90,7 @@
 #define CIM_DETAIL_LEASE 0x1Bu
 #define CIM_DETAIL_LOAD 0x1Cu
 #define CIM_DETAIL_WAIT 0x1Eu
+#define CIM_DETAIL_OUTER 0x1Fu
 #define CIM_DETAIL_ORDER 0x1Du
 
 #define CIM_CAP_TRANSPOSED 0x01u
@@ -98,6 +100,7 @@
 #define CIM_CAP_SNAPSHOT 0x10u
 #define CIM_CAP_DIFFERENTIAL 0x20u
 #define CIM_CAP_LOAD 0x40u
+#define CIM_CAP_OUTER 0x100u
 #define CIM_CAP_WAIT 0x80u
 
 #define CIM_OP_HELLO 0x01u
@@ -112,6 +115,7 @@
 #define CIM_OP_PROGRAM 0x11u
 #define CIM_OP_PULSE 0x12u
 #define CIM_OP_WEAR 0x13u
+#define CIM_OP_OUTER 0x14u
 #define CIM_OP_VMM 0x20u
 #define CIM_OP_SNAPSHOT 0x30u
 #define CIM_OP_RESTORE 0x31u
@@ -311,6 +315,23 @@
 /* WEAR_RESPONSE: pulses */
 #define CIM_WEAR_RESPONSE_PULSES 0u
 #define CIM_WEAR_RESPONSE_FIXED_SIZE 0u
+
+/* OUTER_REQUEST: set_amplitude, reset_amplitude, width, region, flags, length, count, words */
+#define CIM_OUTER_REQUEST_SET_AMPLITUDE 0u
+#define CIM_OUTER_REQUEST_RESET_AMPLITUDE 2u
+#define CIM_OUTER_REQUEST_WIDTH 4u
+#define CIM_OUTER_REQUEST_REGION 8u
+#define CIM_OUTER_REQUEST_FLAGS 18u
+#define CIM_OUTER_REQUEST_LENGTH 19u
+#define CIM_OUTER_REQUEST_COUNT 20u
+#define CIM_OUTER_REQUEST_WORDS 24u
+#define CIM_OUTER_REQUEST_FIXED_SIZE 24u
+
+/* OUTER_RESPONSE: set_pulses, reset_pulses, worn */
+#define CIM_OUTER_RESPONSE_SET_PULSES 0u
+#define CIM_OUTER_RESPONSE_RESET_PULSES 4u
+#define CIM_OUTER_RESPONSE_WORN 8u
+#define CIM_OUTER_RESPONSE_FIXED_SIZE 12u
 
 /* VMM_REQUEST: slot, flags, input_bits, row_blocks, count, image, regions, codes */
 #define CIM_VMM_REQUEST_SLOT 0u

@@ -26,9 +26,9 @@ class RandomCommands:
         """An opcode and a payload."""
         kinds = (
             self._configure, self._read, self._program, self._pulse, self._vmm, self._images,
-            self._load, self._wear, self._status, self._ping, self._rare,
+            self._load, self._wear, self._status, self._ping, self._rare, self._outer,
         )  # fmt: skip
-        weights = np.array([8, 12, 16, 16, 20, 10, 3, 4, 4, 2, 5], dtype=float)
+        weights = np.array([8, 12, 16, 16, 20, 10, 3, 4, 4, 2, 5, 10], dtype=float)
         request = kinds[self._rng.choice(len(kinds), p=weights / weights.sum())]()
         payload = request.encode()
         if self._chance(0.02):
@@ -113,6 +113,29 @@ class RandomCommands:
         if self._chance(0.03):
             width = self._one(0, d.width_high + 1)
         return m.PulseRequest(*amplitudes, width, region, indices, counts)
+
+    def _outer(self) -> Message:
+        region, d = self._region(6), self._d
+        flags, length, count = self._int(0, 3), self._int(1, 31), self._int(1, 5)
+        if self._chance(0.03):
+            length, count = self._one(0, 32, length), self._one(0, count)
+        sizes = (count * region.rows, count * (region.columns // (2 if flags & 2 else 1)))
+        # Sparse trains, as those of an update are.
+        dense = self._rng.random() < 0.3
+        words = [
+            self._rng.bytes(packed_size(n, length + 1)) if dense else bytes(
+                a & b & c for a, b, c in zip(
+                    *(self._rng.bytes(packed_size(n, length + 1)) for _ in range(3)), strict=True
+                )
+            )
+            for n in sizes
+        ]  # fmt: skip
+        amplitudes = [self._int(d.amplitude_low, d.amplitude_high) for _ in range(2)]
+        if self._chance(0.04):
+            amplitudes[self._int(0, 1)] = self._one(0, d.amplitude_low - 1, d.amplitude_high + 1)
+        width = self._int(d.width_low, d.width_high)
+        blob = b"".join(words) + (b"x" if self._chance(0.02) else b"")
+        return m.OuterRequest(*amplitudes, width, region, flags, length, count, blob)
 
     def _grid(self, rows: list[int], columns: list[int], pairs: bool) -> list[m.Region]:
         d = self._d

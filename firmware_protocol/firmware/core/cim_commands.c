@@ -12,14 +12,14 @@ struct cim_refusal cim_need(unsigned capability, unsigned detail) {
     return cim_refused(CIM_STATUS_UNSUPPORTED, detail, 0, 0);
 }
 
-static struct cim_refusal unpowered(unsigned slot) {
+struct cim_refusal cim_unpowered(unsigned slot) {
     return CIM_UNSAFE(cim_state.lapsed ? CIM_DETAIL_LEASE : CIM_DETAIL_SLOT_EMPTY, slot, 0);
 }
 
 struct cim_refusal cim_check_slot(unsigned slot) {
     if (slot >= BOARD_SLOTS)
         return CIM_BAD(CIM_DETAIL_SLOT, slot, BOARD_SLOTS);
-    return cim_state.slots[slot].filled ? CIM_OK : unpowered(slot);
+    return cim_state.slots[slot].filled ? CIM_OK : cim_unpowered(slot);
 }
 
 struct cim_refusal cim_check_region(const struct cim_region *r, uint32_t number) {
@@ -338,7 +338,7 @@ static struct cim_refusal pulse(struct cim_reader *in, struct cim_writer *out) {
     if (!read_cells(in, &c, true))
         return CIM_BAD(CIM_DETAIL_LENGTH, 0, 0);
     if (!cim_powered())
-        return unpowered(0);
+        return cim_unpowered(0);
     CIM_RETURN_IF_REFUSED(check_cells(&c));
     CIM_RETURN_IF_REFUSED(check_pulses(&c, set, reset, width));
     cim_journal_begin(cim_state.session, cim_state.sequence, c.count);
@@ -431,6 +431,8 @@ struct cim_refusal cim_execute(unsigned opcode, struct cim_reader *in, struct ci
         return program(in, out);
     case CIM_OP_PULSE:
         return pulse(in, out);
+    case CIM_OP_OUTER:
+        return cim_outer(in, out);
     case CIM_OP_WEAR:
         return wear(in, out);
     case CIM_OP_VMM:

@@ -38,6 +38,7 @@ struct cim_region {
 struct cim_refusal cim_execute(unsigned opcode, struct cim_reader *in, struct cim_writer *out);
 
 struct cim_refusal cim_vmm(struct cim_reader *in, struct cim_writer *out);
+struct cim_refusal cim_outer(struct cim_reader *in, struct cim_writer *out);
 
 /* The configuration slots, and what is known of the power. */
 struct cim_state {
@@ -70,6 +71,7 @@ static inline struct cim_refusal cim_refused(unsigned status, unsigned detail, u
 
 /* The checks that several commands share. */
 struct cim_refusal cim_check_slot(unsigned slot);
+struct cim_refusal cim_unpowered(unsigned slot);
 struct cim_refusal cim_check_region(const struct cim_region *region, uint32_t number);
 struct cim_refusal cim_need(unsigned capability, unsigned detail);
 void cim_read_region(struct cim_reader *in, struct cim_region *region);

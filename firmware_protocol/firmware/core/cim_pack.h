@@ -24,6 +24,18 @@ static inline int16_t cim_unpack(const uint8_t *data, uint32_t count, unsigned b
     return (int16_t)code;
 }
 
+/* Word number `at` of `count` words of up to 32 bits. */
+static inline uint32_t cim_unpack_word(const uint8_t *data, uint32_t count, unsigned bits,
+                                       uint32_t at) {
+    uint32_t word = 0, plane = count / 8 + (count % 8 != 0);
+    for (unsigned i = 0; i < bits / 8; i++)
+        word |= (uint32_t)data[i * count + at] << (8 * i);
+    data += bits / 8 * count;
+    for (unsigned i = 0; i < bits % 8; i++)
+        word |= (uint32_t)(data[i * plane + at / 8] >> (at % 8) & 1u) << (bits / 8 * 8 + i);
+    return word;
+}
+
 /* Writes code number `at` of `count`; bit planes must be zero before. */
 static inline void cim_pack(uint8_t *data, uint32_t count, unsigned bits, uint32_t at, int32_t code) {
     unsigned whole = bits / 8;
