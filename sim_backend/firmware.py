@@ -69,7 +69,7 @@ class Firmware:
         self._power_up()
 
     def cut_next(self, cells: int) -> None:
-        """The power will fail within the next PROGRAM, PULSE or LOAD, after that many cells.
+        """The power will fail within the next command that changes cells, after that many.
 
         The journal names the next one as in doubt; of an odd number of cells, it is done.
         """

@@ -17,6 +17,7 @@ from cimctl.conformance.wire import Wire
 from firmware_protocol import messages as m
 from firmware_protocol.codec import PayloadError
 from firmware_protocol.constants import Capability, Opcode
+from firmware_protocol.packing import pack_codes
 
 Units = npt.NDArray[np.int64]
 #: readings averaged where cells are to be known well
@@ -211,6 +212,35 @@ class Bench:
         )
         return replace(request, **changed)
 
+    def coinciding(
+        self,
+        rows: Units | None = None,
+        columns: Units | None = None,
+        *,
+        length: int = 1,
+        **changed: Any,
+    ) -> m.OuterRequest:
+        """OUTER by (updates, lines) words; without any, one SET of the first cell."""
+        region, p = changed.get("region", self.region), self.profile.programming
+        lines = region.columns // (2 if changed.get("flags", 0) & 2 else 1)
+        rows = _first_only(region.rows) if rows is None else rows
+        columns = _first_only(lines) if columns is None else columns
+        request = m.OuterRequest(
+            set_amplitude=p.ramp_mV[1],
+            reset_amplitude=p.ramp_mV[1],
+            width=p.width_ns,
+            region=region,
+            flags=0,
+            length=length,
+            count=len(rows),
+            words=b"".join(bytes(pack_codes(words, length + 1)) for words in (rows, columns)),
+        )
+        return replace(request, **changed)
+
+    def resetting(self, **changed: Any) -> m.OuterRequest:
+        """OUTER that gives one RESET to the first cell."""
+        return self.coinciding(3 * _first_only(self.region.rows), **changed)
+
     def loading(self, **changed: Any) -> m.LoadRequest:
         values = self.pattern().reshape(-1)
         return replace(m.LoadRequest(region=self.region, conductances=values), **changed)
@@ -273,6 +303,11 @@ class Bench:
             return Known(self.pattern())
         offset = self.reading_step / 2
         return Known(self.read(), offset, self.reading_sigma / SAMPLES**0.5)
+
+
+def _first_only(lines: int) -> Units:
+    """Words of one update whose first line alone has a pulse, in the first slot."""
+    return np.eye(1, lines, dtype=np.int64)
 
 
 def skip_unless(there: bool, reason: str) -> None:

@@ -44,7 +44,7 @@ class Wear:
     Attributes:
         programs: PROGRAM commands.
         pulses: single pulses.
-        overfull: PULSE commands with one more than the most pulses of a command.
+        overfull: PULSE and OUTER commands with one more than the most pulses of a command.
     """
 
     programs: int = 0

@@ -43,12 +43,13 @@ def plain(bench: Bench) -> None:
     expect_equal("operations", bench.status().operations, before)
 
 
-@COMMANDS.case("Each command that changes cells adds one operation", wear=Wear(1, 2))
+@COMMANDS.case("Each command that changes cells adds one operation", wear=Wear(1, 3))
 def operations(bench: Bench) -> None:
     makers: list[tuple[Opcode, Callable[[], Message]]] = [
         (Opcode.PROGRAM, bench.programming),
         (Opcode.PULSE, bench.pulsing),
         (Opcode.PULSE, lambda: bench.pulsing(counts=(0,))),
+        (Opcode.OUTER, bench.coinciding),
         (Opcode.LOAD, bench.loading),
         (Opcode.WAIT, lambda: m.WaitRequest(1)),
     ]

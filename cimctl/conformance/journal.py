@@ -18,11 +18,11 @@ JOURNAL = Group("journal")
 _RESTART_SECONDS = 5.0
 
 
-@JOURNAL.case("JOURNAL names session, sequence and number of the last change", wear=Wear(1, 1))
+@JOURNAL.case("JOURNAL names session, sequence and number of the last change", wear=Wear(1, 2))
 def names_the_last(bench: Bench) -> None:
     bench.need(Opcode.JOURNAL)
     makers = {Opcode.PULSE: bench.pulsing, Opcode.PROGRAM: bench.programming,
-              Opcode.LOAD: bench.loading}  # fmt: skip
+              Opcode.OUTER: bench.coinciding, Opcode.LOAD: bench.loading}  # fmt: skip
     for opcode, make in makers.items():
         if not bench.knows(opcode):
             continue

@@ -45,6 +45,7 @@ def _sound(bench: Bench, opcode: Opcode) -> Message:
         Opcode.READ: bench.reading,
         Opcode.PROGRAM: bench.programming,
         Opcode.PULSE: bench.pulsing,
+        Opcode.OUTER: bench.coinciding,
         Opcode.WEAR: lambda: m.WearRequest(bench.region),
         Opcode.VMM: bench.multiplying,
         Opcode.SNAPSHOT: lambda: m.SnapshotRequest(0, 4),
@@ -90,7 +91,7 @@ def unknown_opcodes(bench: Bench) -> None:
     bench.expect_state(before)
 
 
-@MALFORMED.case("Commands whose bit HELLO does not set are UNSUPPORTED", wear=Wear(1, 1))
+@MALFORMED.case("Commands whose bit HELLO does not set are UNSUPPORTED", wear=Wear(1, 2))
 def hidden_opcodes(bench: Bench) -> None:
     hidden = [op for op in Opcode if not bench.knows(op)]
     skip_unless(bool(hidden), "the board knows every command")

@@ -47,11 +47,20 @@ def duplicate_answered_alike(bench: Bench) -> None:
 
 @ORDER.case("A duplicate of PULSE is not applied again", wear=Wear(pulses=3))
 def duplicate_not_executed(bench: Bench) -> None:
-    bench.need(Opcode.PULSE, Opcode.WEAR)
+    _executed_once(bench, bench.pulsing())
+
+
+@ORDER.case("A duplicate of OUTER is not applied again", wear=Wear(pulses=3))
+def duplicate_update_not_executed(bench: Bench) -> None:
+    _executed_once(bench, bench.coinciding())
+
+
+def _executed_once(bench: Bench, message: Message) -> None:
+    """The request, which gives the first cell one pulse, is sent three times."""
+    bench.need(Opcode(message.OPCODE), Opcode.WEAR)
     before, worn = bench.status().operations, bench.wear()
-    message = bench.pulsing()
     first = bench.wire.ask(message)
-    granted(first, m.PulseResponse)
+    granted(first, m.RESPONSES[message.OPCODE])
     for _ in range(2):
         _again(bench, message, first, bench.wire.sequence - 1)
     expect_equal("operations more:", bench.status().operations - before, 1)
@@ -114,12 +123,13 @@ def refusals_count(bench: Bench) -> None:
     granted(bench.wire.ask(m.PingRequest(b"")), m.PingResponse)
 
 
-@ORDER.case("Requests of no session are refused with NO_SESSION", wear=Wear(1, 1))
+@ORDER.case("Requests of no session are refused with NO_SESSION", wear=Wear(1, 2))
 def no_session(bench: Bench) -> None:
     before, other = bench.state(), bench.wire.session ^ 0x20
     requests: Sequence[Message] = (
         m.PingRequest(b""), m.StatusRequest(), m.SafeRequest(), bench.configuring(),
-        bench.reading(), bench.multiplying(), bench.pulsing(), bench.programming(),
+        bench.reading(), bench.multiplying(), bench.pulsing(), bench.coinciding(),
+        bench.programming(),
     )  # fmt: skip
     for message in requests:
         for session in (other, 0):

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from cimctl.conformance.bench import Bench, Gain, skip_unless
 from cimctl.conformance.cases import Group, Wear, expect_equal
 from cimctl.conformance.wire import detail_name
 from firmware_protocol import messages as m
 from firmware_protocol.codec import Message
-from firmware_protocol.constants import Capability, Detail, Opcode, Status
+from firmware_protocol.constants import MAX_TRAIN, Capability, Detail, Opcode, Status
 from firmware_protocol.packing import packed_size
 
 REFUSALS = Group("refusals")
@@ -24,6 +26,7 @@ BAD, UNSUPPORTED, SAFETY = Status.BAD_REQUEST, Status.UNSUPPORTED, Status.SAFETY
 WEAR = {
     Opcode.PROGRAM: Wear(programs=1),
     Opcode.PULSE: Wear(pulses=1),
+    Opcode.OUTER: Wear(pulses=1),
     Opcode.RESTORE: Wear(),
     Opcode.LOAD: Wear(),
 }
@@ -225,6 +228,47 @@ _ROWS = [
     Row("pulse-width-below", Opcode.PULSE,
         lambda b: b.pulsing(width=_field(b.description.width_low - 1, 32)), SAFETY, Detail.WIDTH),
 
+    Row("outer-tile", Opcode.OUTER, lambda b: b.coinciding(region=_tile(b)), BAD, Detail.TILE),
+    Row("outer-outside", Opcode.OUTER,
+        lambda b: b.coinciding(region=_outside(b)), BAD, Detail.REGION),
+    Row("outer-beside", Opcode.OUTER,
+        lambda b: b.coinciding(region=_beside(b)), BAD, Detail.REGION),
+    Row("outer-empty", Opcode.OUTER, lambda b: b.coinciding(region=_empty(b)), BAD, Detail.REGION),
+    Row("outer-half-pair", Opcode.OUTER,
+        lambda b: _update_of_pairs(b, columns=1), BAD, Detail.REGION),
+    Row("outer-split-pair", Opcode.OUTER,
+        lambda b: _update_of_pairs(b, column=1), BAD, Detail.REGION),
+    Row("outer-no-slot", Opcode.OUTER, lambda b: b.coinciding(length=0), BAD, Detail.COUNT),
+    Row("outer-32-slots", Opcode.OUTER, lambda b: b.coinciding(length=32), BAD, Detail.COUNT),
+    Row("outer-no-update", Opcode.OUTER,
+        lambda b: b.coinciding(count=0, words=b""), BAD, Detail.COUNT),
+    Row("outer-updates-missing", Opcode.OUTER,
+        lambda b: b.coinciding(count=9), BAD, Detail.LENGTH, wear=Wear(pulses=9)),
+    Row("outer-words-too-many", Opcode.OUTER,
+        lambda b: b.coinciding(words=bytes(b.coinciding().words) + bytes(9)), BAD, Detail.LENGTH),
+    Row("outer-set-count-over", Opcode.OUTER,
+        lambda b: _overfull_update(b, 0), SAFETY, Detail.COUNT, 1, wear=Wear(overfull=1)),
+    Row("outer-reset-count-over", Opcode.OUTER,
+        lambda b: _overfull_update(b, 1), SAFETY, Detail.COUNT, 1, wear=Wear(overfull=1)),
+    Row("outer-set-amplitude-above", Opcode.OUTER,
+        lambda b: b.coinciding(set_amplitude=_field(b.description.amplitude_high + 1)),
+        SAFETY, Detail.AMPLITUDE),
+    Row("outer-set-amplitude-below", Opcode.OUTER,
+        lambda b: b.coinciding(set_amplitude=_field(b.description.amplitude_low - 1)),
+        SAFETY, Detail.AMPLITUDE),
+    Row("outer-reset-amplitude-above", Opcode.OUTER,
+        lambda b: b.resetting(reset_amplitude=_field(b.description.amplitude_high + 1)),
+        SAFETY, Detail.AMPLITUDE),
+    Row("outer-reset-amplitude-below", Opcode.OUTER,
+        lambda b: b.resetting(reset_amplitude=_field(b.description.amplitude_low - 1)),
+        SAFETY, Detail.AMPLITUDE),
+    Row("outer-width-above", Opcode.OUTER,
+        lambda b: b.coinciding(width=_field(b.description.width_high + 1, 32)),
+        SAFETY, Detail.WIDTH),
+    Row("outer-width-below", Opcode.OUTER,
+        lambda b: b.coinciding(width=_field(b.description.width_low - 1, 32)),
+        SAFETY, Detail.WIDTH),
+
     Row("wait-nothing", Opcode.WAIT, lambda b: m.WaitRequest(0), BAD, Detail.COUNT),
     Row("load-tile", Opcode.LOAD, lambda b: b.loading(region=_tile(b)), BAD, Detail.TILE),
     Row("load-outside", Opcode.LOAD, lambda b: b.loading(region=_outside(b)), BAD, Detail.REGION),
@@ -299,6 +343,26 @@ def _overfull(b: Bench) -> int:
     return min(_field(b.description.pulses_per_command + 1, 15), 32767)
 
 
+def _overfull_update(b: Bench, sign: int) -> m.OuterRequest:
+    """The first cell gets one pulse, the second one more than a command may give."""
+    count = b.description.pulses_per_command + 1
+    whole, rest = divmod(count, MAX_TRAIN)
+    second = np.array([(1 << MAX_TRAIN) - 1] * whole + [(1 << rest) - 1])
+    columns = np.stack([np.zeros_like(second), second], axis=1)
+    columns[0, 0] = 1
+    rows = np.full((len(second), 1), (1 << MAX_TRAIN) - 1 | sign << MAX_TRAIN)
+    request = b.coinciding(rows, columns, length=MAX_TRAIN, region=m.Region(0, 0, 1, 0, 2))
+    fits = len(request.encode()) <= b.max_payload
+    skip_unless(fits, "a payload does not hold more pulses than a command may give")
+    return request
+
+
+def _update_of_pairs(b: Bench, **changed: int) -> m.OuterRequest:
+    skip_unless(b.description.columns > 2, "there is one pair of columns")
+    region = replace(b.region, **{"columns": 2, **changed})
+    return b.coinciding(region=region, flags=DIFFERENTIAL)
+
+
 def _wide(b: Bench, bits: int) -> m.VmmRequest:
     return b.multiplying(input_bits=bits, codes=bytes(packed_size(b.region.rows, bits)))
 
@@ -356,7 +420,10 @@ _LACKING = [
     Lacking(Capability.SNAPSHOT, Detail.SNAPSHOT, lambda b: m.RestoreRequest(0, 4, b"1234")),
     Lacking(Capability.LOAD, Detail.LOAD, lambda b: b.loading()),
     Lacking(Capability.WAIT, Detail.WAIT, lambda b: m.WaitRequest(1)),
+    Lacking(Capability.OUTER, Detail.OUTER, lambda b: b.coinciding()),
 ]  # fmt: skip
+
+_LACKING_WEAR = {Capability.LOAD: WEAR[Opcode.LOAD], Capability.OUTER: WEAR[Opcode.OUTER]}
 
 
 def _unsupported(lacking: Lacking) -> Callable[[Bench], None]:
@@ -381,7 +448,7 @@ for _lacking in _LACKING:
         f"A board without {_lacking.capability.name} refuses it as UNSUPPORTED "
         f"{_lacking.detail.name}",
         _unsupported(_lacking),
-        WEAR.get(Opcode.LOAD) if _lacking.capability == Capability.LOAD else None,
+        _LACKING_WEAR.get(_lacking.capability),
     )
 
 

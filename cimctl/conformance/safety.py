@@ -24,7 +24,7 @@ def _analog(bench: Bench) -> list[Message]:
     """Commands that need the supplies; those that change cells where that is allowed."""
     requests: list[Message] = [bench.reading(), bench.multiplying()]
     if bench.destructive:
-        requests += [bench.pulsing(), bench.programming()]
+        requests += [bench.pulsing(), bench.coinciding(), bench.programming()]
     return [r for r in requests if bench.knows(r.OPCODE)]
 
 
@@ -36,7 +36,7 @@ def _refused_all(bench: Bench, detail: str) -> None:
 
 
 @SAFETY.case("SAFE empties the slots; analog commands are then refused SAFETY SLOT_EMPTY",
-             wear=Wear(1, 1))  # fmt: skip
+             wear=Wear(1, 2))  # fmt: skip
 def safe_empties(bench: Bench) -> None:
     before = bench.state()
     expect_equal("powered of SAFE", bench.safe().powered, 0)

@@ -22,6 +22,7 @@ _CAPABLE = {
     Opcode.RESTORE: Capability.SNAPSHOT,
     Opcode.LOAD: Capability.LOAD,
     Opcode.WAIT: Capability.WAIT,
+    Opcode.OUTER: Capability.OUTER,
 }
 #: what the firmware must know whatever it offers
 _ALWAYS = (Opcode.HELLO, Opcode.PING, Opcode.STATUS, Opcode.CONFIGURE, Opcode.SAFE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cimctl.conformance.cases import Case
+from cimctl.conformance.coincidences import OUTER
 from cimctl.conformance.commands import COMMANDS
 from cimctl.conformance.framing import WIRE
 from cimctl.conformance.journal import JOURNAL
@@ -17,7 +18,7 @@ from cimctl.conformance.sizes import SIZES
 from cimctl.conformance.snapshots import SNAPSHOTS
 
 GROUPS = (
-    WIRE, HELLO, ORDER, COMMANDS, REFUSALS, MALFORMED, CELLS, PRODUCTS, SAFETY, JOURNAL,
+    WIRE, HELLO, ORDER, COMMANDS, REFUSALS, MALFORMED, CELLS, OUTER, PRODUCTS, SAFETY, JOURNAL,
     SIZES, SNAPSHOTS,
 )  # fmt: skip
 

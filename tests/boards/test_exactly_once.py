@@ -44,7 +44,8 @@ from boards.profile import Profile
 from firmware_protocol import frames
 from firmware_protocol import messages as m
 from firmware_protocol.codec import Message
-from firmware_protocol.constants import Detail, Opcode, Status
+from firmware_protocol.constants import IDEAL_STEP, Detail, Opcode, Status
+from firmware_protocol.packing import pack_codes
 from sim_backend.chip import Chip
 from sim_backend.faults import Faults, FaultyBoard
 from sim_backend.firmware import Firmware
@@ -270,13 +271,14 @@ class Meeting:
         self.firmware = Firmware(self.chip)
         self.heard: list[int] = []
         self.on_pulse: Callable[[bytes], bytes] | None = None
+        self.met = Opcode.PULSE
 
     def receive(self, data: bytes) -> bytes:
         for piece in filter(None, data.split(b"\0")):
             frame = frames.decode(piece)
             assert isinstance(frame, frames.Frame)
             self.heard.append(frame.opcode)
-            if frame.opcode == Opcode.PULSE and self.on_pulse is not None:
+            if frame.opcode == self.met and self.on_pulse is not None:
                 then, self.on_pulse = self.on_pulse, None
                 return then(data)
         return self.firmware.receive(data)
@@ -364,6 +366,60 @@ def test_a_reboot_within_a_command_tells_the_cells_done_and_the_one_in_doubt(
     assert found[cells] == (ALL[cells] if cells % 2 else 0)
     assert found[cells + 1 :] == NONE[cells + 1 :]
     board.close()
+
+
+def outer(pairs: bool, updates: int = 2) -> m.OuterRequest:
+    """Updates of two rows: the second RESETs, the first SETs, by trains of 2, 3 and 4 pulses."""
+    lines = [0b0011, 0b0111, 0b1111][: 2 if pairs else 3]
+    rows = np.array([[0b01111, 0b11111]] * updates, dtype=np.uint32)
+    columns = np.array([lines] * updates, dtype=np.uint32)
+    words = b"".join(bytes(pack_codes(each, 5)) for each in (rows, columns))
+    region = m.Region(0, 3, 2, 2, 4 if pairs else 3)
+    return m.OuterRequest(2000, 1800, 100, region, 2 * pairs, 4, updates, words)
+
+
+UPDATED = {
+    False: ([(3, 2), (3, 3), (3, 4), (4, 2), (4, 3), (4, 4)], [4, 6, 8, -4, -6, -8]),
+    True: ([(3, 2), (3, 4), (4, 2), (4, 4)], [4, 6, -4, -6]),
+}
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("cut", range(6))
+def test_a_reboot_within_an_update_names_the_cell_in_doubt(pairs: bool, cut: int) -> None:
+    places, pulses = UPDATED[pairs]
+    cut = min(cut, len(places) - 1)
+    device = Meeting()
+    board = device.board()
+    before = device.chip.cells.conductances[0].reshape(ROWS, COLUMNS).astype(int)
+    device.firmware.cut_next(cut)
+    with pytest.raises(IndeterminateError) as caught:
+        board.exchange_outer(outer(pairs))
+    assert (caught.value.outcome, caught.value.done) == (Outcome.PARTLY, cut)
+    assert caught.value.cells == ((0, *places[cut]),)
+    moved = np.zeros((ROWS, COLUMNS), dtype=int)
+    for place, steps in zip(places[: cut + cut % 2], pulses, strict=False):
+        moved[place] = steps
+    after = device.chip.cells.conductances[0].reshape(ROWS, COLUMNS).astype(int)
+    expected = np.clip(before + IDEAL_STEP * moved, LOW, HIGH)
+    assert np.array_equal(after, np.where(moved == 0, before, expected))
+    assert np.array_equal(device.chip.cells.pulses[0].reshape(ROWS, COLUMNS), abs(moved))
+    board.close()
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_an_update_that_was_lost_names_every_cell_that_it_writes(pairs: bool) -> None:
+    device = Meeting()
+    board = device.board()
+    device.on_pulse = gone(device.firmware.receive)
+    device.met = Opcode.OUTER
+    with pytest.raises(IndeterminateError) as caught:
+        board.exchange_outer(outer(pairs))
+    assert caught.value.cells == tuple((0, *place) for place in UPDATED[pairs][0])
+    board.close()
+    with device.board() as board:
+        expected = (Outcome.APPLIED, len(caught.value.cells), [])
+        assert board.outcome(caught.value) == expected
 
 
 def test_after_a_reboot_a_new_connection_goes_on_where_the_old_one_stopped() -> None:

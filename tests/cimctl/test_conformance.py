@@ -34,6 +34,7 @@ from sim_backend.chip import Chip
 from sim_backend.commands import Commands, Refused
 from sim_backend.converters import Converter
 from sim_backend.firmware import Firmware
+from sim_backend.outer import Trains
 from sim_backend.server import PtyServer, Server, TcpServer
 
 EMU, SOC, NATIVE = (catalogue.load(name) for name in ("emu", "brram-soc", "native"))
@@ -85,7 +86,8 @@ def test_the_noisy_emulator_passes(on_emu: Run) -> None:
 def test_the_ideal_device_passes_to_the_bit() -> None:
     done = emulated(NATIVE, chosen=FAST)
     assert failures(done) == []
-    assert not {"cells.ideal-pulses", "cells.ideal-program", "products.images"} & skipped(done)
+    exact = {"cells.ideal-pulses", "cells.ideal-program", "outer.ideal", "products.images"}
+    assert not exact & skipped(done)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -116,7 +118,7 @@ def test_a_board_over_tcp_that_offers_less_passes(served: Any) -> None:
     done = run(SOC, lambda: open_port(server.address, SOC.link.baud), cases(), DESTRUCTIVE)
     assert failures(done) == []
     assert {"snapshots.restored", "products.transposed", "cells.load-reads-back"} <= skipped(done)
-    for name in ("transposed", "signed-inputs", "snapshot", "restore", "load"):
+    for name in ("transposed", "signed-inputs", "snapshot", "restore", "load", "outer"):
         assert outcome_of(done, f"refusals.without-{name}") == "passed"
 
 
@@ -131,6 +133,10 @@ def with_chip(profile: Profile, **changed: Any) -> Profile:
     return msgspec.structs.replace(profile, chip=msgspec.structs.replace(profile.chip, **changed))
 
 
+#: a noisy board that offers all there is
+UPDATING = with_chip(HASTY, capabilities=(*HASTY.chip.capabilities, "OUTER"))
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -139,12 +145,21 @@ def with_chip(profile: Profile, **changed: Any) -> Profile:
         {"rows": 2, "columns": 6, "input_bits": 4, "adc_bits": 4, "pair_conversions": 2},
         {"capabilities": ()},
         {"capabilities": ("SIGNED_INPUTS", "LOAD")},
+        {"capabilities": UPDATING.chip.capabilities},
     ],
-    ids=["smallest", "fine-adc", "coarse", "nothing-offered", "little-offered"],
+    ids=["smallest", "fine-adc", "coarse", "nothing-offered", "little-offered", "all-offered"],
 )
 @pytest.mark.parametrize("profile", [HASTY, NATIVE], ids=["noisy", "ideal"])
 def test_other_geometries_pass(profile: Profile, changed: dict[str, Any]) -> None:
     assert failures(emulated(with_chip(profile, **changed), chosen=FAST)) == []
+
+
+@pytest.mark.parametrize("name", ["rpu-baseline", "softbounds-20", "reram-softbounds", "pcm"])
+def test_boards_that_update_by_coincidence_pass(name: str) -> None:
+    done = emulated(catalogue.load(name), chosen=FAST)
+    assert failures(done) == []
+    chosen = {c.name for c in FAST if c.group == "outer"}
+    assert chosen & skipped(done) == {"outer.ideal"}
 
 
 @pytest.mark.parametrize("window", [1, 2, 64])
@@ -189,7 +204,7 @@ def test_without_permission_no_cell_changes_and_no_operation_counts() -> None:
     assert {c.name for c in FAST if c.destructive} <= skipped(done)
 
 
-@pytest.mark.parametrize("profile", [HASTY, SOC, NATIVE], ids=lambda p: p.name)
+@pytest.mark.parametrize("profile", [UPDATING, SOC, NATIVE], ids=lambda p: p.name)
 def test_no_cell_gets_more_pulses_than_the_budget_says(profile: Profile) -> None:
     board = Firmware(Chip(profile))
     done = emulated(profile, firmware=board, chosen=FAST)
@@ -200,9 +215,9 @@ def test_each_destructive_case_keeps_its_own_budget() -> None:
     for case in FAST:
         if case.wear is None:
             continue
-        board = Firmware(Chip(HASTY))
-        emulated(chosen=[case], firmware=board)
-        assert board.chip.cells.pulses.max() <= case.wear.bound(HASTY), case.name
+        board = Firmware(Chip(UPDATING))
+        emulated(UPDATING, chosen=[case], firmware=board)
+        assert board.chip.cells.pulses.max() <= case.wear.bound(UPDATING), case.name
 
 
 def test_an_interrupted_run_leaves_the_board_safe() -> None:
@@ -340,6 +355,7 @@ class RebootsInNameOnly(Firmware):
 
 BROKEN_FIRMWARE: list[tuple[type[Firmware], str]] = [
     (RunsDuplicatesAgain, "order.duplicate-not-executed"),
+    (RunsDuplicatesAgain, "order.duplicate-update-not-executed"),
     (RunsDuplicatesAgain, "order.duplicate-answered-alike"),
     (AnswersEarlyFrames, "order.early"),
     (AnswersEarlyFrames, "order.early-not-executed"),
@@ -363,7 +379,7 @@ BROKEN_FIRMWARE: list[tuple[type[Firmware], str]] = [
     ("kind", "name"), BROKEN_FIRMWARE, ids=[f"{k.__name__}-{n}" for k, n in BROKEN_FIRMWARE]
 )
 def test_a_case_tells_a_broken_firmware(kind: type[Firmware], name: str) -> None:
-    done = emulated(chosen=cases((name,)), firmware=kind(Chip(HASTY)))
+    done = emulated(chosen=cases((name,)), firmware=kind(Chip(UPDATING)))
     (result,) = (r for r in done.results if r.name == name)
     assert result.outcome == "failed"
     assert result.expected and result.found and "Error" not in result.found
@@ -371,6 +387,7 @@ def test_a_case_tells_a_broken_firmware(kind: type[Firmware], name: str) -> None
 
 _program, _configure, _pulse = Commands._program, Commands._configure, Commands._pulse
 _check_region, _multiply = Commands._check_region, Commands._multiply
+_outer, _trains = Commands._outer, Commands._trains
 
 
 def half_program(self: Commands, r: m.ProgramRequest) -> m.ProgramResponse:
@@ -441,6 +458,76 @@ def indices_by_column(self: Commands, r: m.PulseRequest) -> m.PulseResponse:
     return _pulse(self, replace(r, indices=turned))
 
 
+def outer_twice(self: Commands, r: m.OuterRequest) -> m.OuterResponse:
+    _outer(self, r)
+    return _outer(self, r)
+
+
+def outer_counted_twice(self: Commands, r: m.OuterRequest) -> m.OuterResponse:
+    answer = _outer(self, r)
+    return replace(answer, set_pulses=2 * answer.set_pulses)
+
+
+def outer_uncounted(self: Commands, r: m.OuterRequest) -> m.OuterResponse:
+    answer = _outer(self, r)
+    self._chip.cells.add("reset_pulses", -answer.reset_pulses)
+    return answer
+
+
+def with_words(trains: Trains, change: Callable[[Any], Any]) -> Trains:
+    return trains._replace(rows=change(trains.rows), columns=change(trains.columns))
+
+
+def without_signs(self: Commands, r: m.OuterRequest) -> Any:
+    trains, cells = _trains(self, r)
+    return with_words(trains, lambda words: words & np.uint32((1 << trains.length) - 1)), cells
+
+
+def row_signs_only(self: Commands, r: m.OuterRequest) -> Any:
+    trains, cells = _trains(self, r)
+    mask = np.uint32((1 << trains.length) - 1)
+    return trains._replace(columns=trains.columns & mask), cells
+
+
+def without_last_slot(self: Commands, r: m.OuterRequest) -> Any:
+    trains, cells = _trains(self, r)
+    return with_words(trains, lambda words: words & ~np.uint32(1 << (trains.length - 1))), cells
+
+
+def first_update_only(self: Commands, r: m.OuterRequest) -> Any:
+    trains, cells = _trains(self, r)
+    return with_words(trains, lambda words: np.ascontiguousarray(words[:, :1])), cells
+
+
+def updates_backwards(self: Commands, r: m.OuterRequest) -> Any:
+    trains, cells = _trains(self, r)
+    return with_words(trains, lambda words: np.ascontiguousarray(words[:, ::-1])), cells
+
+
+def lines_first(self: Commands, r: m.OuterRequest) -> Any:
+    """Takes words line by line instead of update by update."""
+    trains, cells = _trains(self, r)
+    return with_words(
+        trains, lambda words: np.ascontiguousarray(words.T).reshape(words.shape)
+    ), cells
+
+
+def both_of_pairs(self: Commands, r: m.OuterRequest) -> Any:
+    trains, cells = _trains(self, r)
+    if r.flags & 2:
+        cells = self._chip.cell_index(r.region)
+        trains = trains._replace(columns=np.repeat(trains.columns, 2, axis=0))
+    return trains, cells
+
+
+def pairs_ignored(self: Commands, r: m.OuterRequest) -> Any:
+    """Writes side by side what belongs to the first columns of pairs."""
+    if not r.flags & 2:
+        return _trains(self, r)
+    half = replace(r.region, columns=r.region.columns // 2)
+    return _trains(self, replace(r, region=half, flags=0))
+
+
 def any_amplitude(self: Commands, amplitude: int, which: int) -> None:
     del self, amplitude, which
 
@@ -482,6 +569,19 @@ BROKEN_COMMANDS: list[tuple[str, Any, str]] = [
     ("_check_amplitude", any_amplitude, "refusals.pulse-set-amplitude-above"),
     ("_check_amplitude", any_amplitude, "refusals.pulse-reset-amplitude-below"),
     ("_check_region", any_region, "refusals.read-beside"),
+    ("_outer", outer_twice, "outer.coincidences"),
+    ("_outer", outer_counted_twice, "outer.coincidences"),
+    ("_outer", outer_uncounted, "outer.status-counts"),
+    ("_trains", without_signs, "outer.signs"),
+    ("_trains", without_signs, "outer.coincidences"),
+    ("_trains", row_signs_only, "outer.signs"),
+    ("_trains", without_last_slot, "outer.lengths"),
+    ("_trains", first_update_only, "outer.coincidences"),
+    ("_trains", lines_first, "outer.coincidences"),
+    ("_trains", both_of_pairs, "outer.pairs"),
+    ("_trains", pairs_ignored, "outer.pairs"),
+    ("_check_amplitude", any_amplitude, "refusals.outer-set-amplitude-above"),
+    ("_check_amplitude", any_amplitude, "refusals.outer-reset-amplitude-below"),
     ("_multiply", unsaturated, "products.saturation"),
     ("_multiply", refuse_bare, "products.columns"),
 ]
@@ -497,7 +597,7 @@ def test_a_case_tells_a_broken_command(
 ) -> None:
     monkeypatch.setattr(Commands, method, broken)
     chosen = cases((name,)) or cases(("wire.garbage",))
-    assert outcome_of(emulated(chosen=chosen), name) == "failed"
+    assert outcome_of(emulated(UPDATING, chosen=chosen), name) == "failed"
 
 
 def narrower(self: Any, product: Any) -> Converter:
@@ -520,6 +620,11 @@ def test_without_noise_a_range_off_by_one_code_shows(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Chip, "_converter", narrower)
     name = "products.saturation"
     assert outcome_of(emulated(NATIVE, chosen=cases((name,))), name) == "failed"
+
+
+def test_without_noise_updates_in_the_wrong_order_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Commands, "_trains", updates_backwards)
+    assert outcome_of(emulated(NATIVE, chosen=cases(("outer.ideal",))), "outer.ideal") == "failed"
 
 
 def test_a_board_that_is_noisier_than_its_profile_fails() -> None:

@@ -17,12 +17,14 @@ import pytest
 from random_commands import RandomCommands
 
 from boards import catalogue, firmware_build
+from boards.board import gain_integers
 from boards.description import describe
 from boards.firmware_build import FUZZ, NATIVE, SOURCES, MissingToolError, Target, build
 from boards.links import TcpLink
 from firmware_protocol import frames
 from firmware_protocol import messages as m
 from firmware_protocol.constants import SPEC_HASH, Opcode, Status
+from firmware_protocol.packing import packed_size
 
 CORPUS = Path(__file__).parent / "corpus"
 GOLDEN = firmware_build.SOURCES.parent / "golden" / "vectors.json"
@@ -32,6 +34,8 @@ SHORT_RUN = 100_000
 COMMANDS = 2000
 #: the first byte of an input that holds bytes of the line
 RAW = b"\x01"
+#: kinds of a record: a frame, a greeting, and that the power fails within the next frame
+NEXT, HELLO, CUT = 0, 9, 12
 
 
 def require(target: Target, folder: Path, program: str) -> None:
@@ -71,11 +75,49 @@ def assert_clean(outcome: subprocess.CompletedProcess[str]) -> None:
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The golden frames as inputs: they follow the specification, as kept files do not."""
+    """Golden frames and updates as inputs: they follow the specification, as kept files do not."""
     folder = tmp_path_factory.mktemp("golden")
     for number, vector in enumerate(json.loads(GOLDEN.read_text())["vectors"]):
         (folder / str(number)).write_bytes(RAW + bytes.fromhex(vector["frame"]))
+    for seed in range(40):
+        (folder / f"outer-{seed}").write_bytes(updates(seed))
     return folder
+
+
+def updates(seed: int) -> bytes:
+    """An input of records: OUTER, most as it should be, the power failing within some."""
+    rng = np.random.default_rng(seed)
+    described = describe(catalogue.load(str(PROFILE)))
+    gain = gain_integers(described.gain_low * 1.01 / 2**40)
+    configure = record(NEXT, Opcode.CONFIGURE, m.ConfigureRequest(0, 0, 0, *gain).encode())
+    records = b""
+    for _ in range(int(rng.integers(2, 6))):
+        cut = rng.random() < 0.5
+        if cut:
+            records += record(CUT, int(rng.integers(60)))
+        records += record(NEXT, Opcode.OUTER, update(rng, described).encode())
+        if cut:
+            records += record(HELLO) + configure
+    return b"\0" + records
+
+
+def record(kind: int, opcode: int = 0, payload: bytes = b"") -> bytes:
+    return bytes([kind, opcode]) + len(payload).to_bytes(2, "little") + payload
+
+
+def update(rng: np.random.Generator, d: m.Description) -> m.OuterRequest:
+    flags = 2 * int(rng.integers(2))
+    rows, columns = int(rng.integers(1, 5)), 2 * int(rng.integers(1, 4))
+    column = 2 * int(rng.integers(0, (d.columns - columns) // 2 + 1))
+    region = m.Region(
+        int(rng.integers(d.tiles)), int(rng.integers(d.rows - rows + 1)), rows, column, columns
+    )
+    length, count = int(rng.integers(1, 32)), int(rng.integers(1, 5))
+    lines = (rows, columns // (2 if flags else 1))
+    words = b"".join(rng.bytes(packed_size(count * n, length + 1)) for n in lines)
+    words = words[: len(words) - int(rng.integers(5) == 0)]
+    most = d.amplitude_high + int(rng.integers(10) == 0)
+    return m.OuterRequest(most, most, d.width_low, region, flags, length, count, words)
 
 
 # --- the fuzzer ----------------------------------------------------------------------------------
@@ -127,6 +169,30 @@ FAULTS = {
         "core/cim_commands.c",
         "cim_journal_progress(i)",
         "cim_journal_progress(i + 1)",
+        "broken promise:",
+    ),
+    "an update that ignores the signs of columns": (
+        "core/cim_outer.c",
+        "(row ^ column) >> o->length",
+        "row >> o->length",
+        "broken promise:",
+    ),
+    "an update of the cells beside pairs": (
+        "core/cim_outer.c",
+        "+ j * o->step",
+        "+ j",
+        "broken promise:",
+    ),
+    "words of an update past the payload": (
+        "core/cim_outer.c",
+        "!= size)",
+        "< size)",
+        "AddressSanitizer: global-buffer-overflow",
+    ),
+    "an update whose journal runs ahead of the cells": (
+        "core/cim_outer.c",
+        "cim_journal_progress(i * o.columns + j)",
+        "cim_journal_progress(i * o.columns + j + 1)",
         "broken promise:",
     ),
     "a duplicate that is executed": (

@@ -290,7 +290,7 @@ OPEN_ENDED = {
     "HelloResponse": 1, "PingRequest": 1, "PingResponse": 1, "ReadResponse": 2,
     "ProgramRequest": 2, "ProgramResponse": 2, "PulseRequest": 2, "VmmRequest": 1,
     "VmmResponse": 1, "SnapshotResponse": 1, "RestoreRequest": 1, "WearResponse": 4,
-    "LoadRequest": 2,
+    "LoadRequest": 2, "OuterRequest": 1,
 }  # fmt: skip
 
 

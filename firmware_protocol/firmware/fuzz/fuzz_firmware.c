@@ -260,14 +260,78 @@ struct asked {
     uint16_t tolerance;
     uint32_t count;
     uint16_t cells[CELLS], values[CELLS];
+    /* of OUTER */
+    const uint8_t *row_words, *column_words;
+    uint32_t updates, rows, columns;
+    unsigned length;
 };
 
 static bool mutating(unsigned opcode) {
-    return opcode == CIM_OP_PROGRAM || opcode == CIM_OP_PULSE || opcode == CIM_OP_LOAD;
+    return opcode == CIM_OP_PROGRAM || opcode == CIM_OP_PULSE || opcode == CIM_OP_OUTER ||
+           opcode == CIM_OP_LOAD;
+}
+
+/* Bit `bit` of word `at` of `count`: whole low bytes come first, then planes of single bits. */
+static unsigned packed_bit(const uint8_t *words, uint32_t count, unsigned bits, uint32_t at,
+                           unsigned bit) {
+    unsigned bytes = bits / 8;
+    if (bit < 8 * bytes)
+        return words[bit / 8 * count + at] >> bit % 8 & 1;
+    return words[bytes * count + (bit - 8 * bytes) * ((count + 7) / 8) + at / 8] >> at % 8 & 1;
+}
+
+static uint64_t packed_bytes(uint64_t count, unsigned bits) {
+    return count * (bits / 8) + bits % 8 * ((count + 7) / 8);
+}
+
+/* Slot by slot, as the specification has it. */
+static int coinciding(const struct asked *a, uint32_t update, uint32_t row, uint32_t column) {
+    uint32_t rows = a->updates * a->rows, columns = a->updates * a->columns;
+    uint32_t i = update * a->rows + row, j = update * a->columns + column;
+    int pulses = 0;
+    for (unsigned slot = 0; slot < a->length; slot++)
+        pulses += packed_bit(a->row_words, rows, a->length + 1, i, slot) &
+                  packed_bit(a->column_words, columns, a->length + 1, j, slot);
+    bool agree = packed_bit(a->row_words, rows, a->length + 1, i, a->length) ==
+                 packed_bit(a->column_words, columns, a->length + 1, j, a->length);
+    return agree ? pulses : -pulses;
+}
+
+/* The cells that an OUTER names; false where it cannot be carried out. */
+static bool read_outer(const struct message *q, struct asked *a) {
+    const uint8_t *p = q->payload, *region = p + CIM_OUTER_REQUEST_REGION;
+    if (q->length < CIM_OUTER_REQUEST_FIXED_SIZE)
+        return false;
+    unsigned row = (unsigned)number_at(region + CIM_REGION_ROW, 2);
+    unsigned column = (unsigned)number_at(region + CIM_REGION_COLUMN, 2);
+    unsigned step = p[CIM_OUTER_REQUEST_FLAGS] & 2 ? 2 : 1;
+    unsigned wide = (unsigned)number_at(region + CIM_REGION_COLUMNS, 2);
+    a->opcode = q->opcode;
+    a->tile = (unsigned)number_at(region + CIM_REGION_TILE, 2);
+    a->rows = (unsigned)number_at(region + CIM_REGION_ROWS, 2);
+    a->columns = wide / step;
+    a->length = p[CIM_OUTER_REQUEST_LENGTH];
+    a->updates = (uint32_t)number_at(p + CIM_OUTER_REQUEST_COUNT, 4);
+    if (a->tile >= BOARD_TILES || row + a->rows > BOARD_ROWS || column + wide > BOARD_COLUMNS ||
+        wide % step || column % step || !a->length || a->length > 31 || !a->updates)
+        return false;
+    uint64_t room = q->length - CIM_OUTER_REQUEST_FIXED_SIZE;
+    uint64_t first = packed_bytes((uint64_t)a->updates * a->rows, a->length + 1);
+    if (first + packed_bytes((uint64_t)a->updates * a->columns, a->length + 1) != room)
+        return false;
+    a->row_words = p + CIM_OUTER_REQUEST_FIXED_SIZE;
+    a->column_words = a->row_words + first;
+    a->count = a->rows * a->columns;
+    for (uint32_t i = 0; i < a->count; i++)
+        a->cells[i] = (uint16_t)((row + i / a->columns) * BOARD_COLUMNS + column +
+                                 i % a->columns * step);
+    return a->count > 0;
 }
 
 /* The cells and values that a mutating request names; false where it cannot be carried out. */
 static bool read_asked(const struct message *q, struct asked *a) {
+    if (q->opcode == CIM_OP_OUTER)
+        return read_outer(q, a);
     size_t at = q->opcode == CIM_OP_PROGRAM ? CIM_PROGRAM_REQUEST_REGION
                 : q->opcode == CIM_OP_PULSE ? CIM_PULSE_REQUEST_REGION
                                             : 0;
@@ -302,6 +366,20 @@ static bool read_asked(const struct message *q, struct asked *a) {
     return true;
 }
 
+static void expect_steps(int steps, uint16_t *conductance, uint32_t *pulses) {
+    int moved = *conductance + 64 * steps;
+    int low = BOARD_TARGET_LOW, high = BOARD_TARGET_HIGH;
+    *conductance = (uint16_t)(moved < low ? low : moved > high ? high : moved);
+    *pulses += (uint32_t)abs(steps);
+}
+
+/* The first updates of a cell, as many as are asked for. */
+static void expect_updates(const struct asked *a, uint32_t i, uint32_t updates,
+                           uint16_t *conductance, uint32_t *pulses) {
+    for (uint32_t u = 0; u < updates; u++)
+        expect_steps(coinciding(a, u, i / a->columns, i % a->columns), conductance, pulses);
+}
+
 /* The ideal device of the specification. */
 static void expect_cell(const struct asked *a, uint32_t i, uint16_t *conductance,
                         uint32_t *pulses) {
@@ -310,19 +388,28 @@ static void expect_cell(const struct asked *a, uint32_t i, uint16_t *conductance
         *conductance = a->values[i];
         return;
     }
+    if (a->opcode == CIM_OP_OUTER) {
+        expect_updates(a, i, a->updates, conductance, pulses);
+        return;
+    }
     if (a->opcode == CIM_OP_PROGRAM) {
         int distance = a->values[i] - *conductance;
         int whole = (abs(distance) + 32) / 64;
         steps = abs(distance) <= a->tolerance ? 0 : distance < 0 ? -whole : whole;
     }
-    int moved = *conductance + 64 * steps;
-    int low = BOARD_TARGET_LOW, high = BOARD_TARGET_HIGH;
-    *conductance = (uint16_t)(moved < low ? low : moved > high ? high : moved);
-    *pulses += (uint32_t)abs(steps);
+    expect_steps(steps, conductance, pulses);
+}
+
+/* How many updates the cell in doubt has had: as many as its pulses say. */
+static uint32_t updates_done(const struct asked *a, uint32_t i, uint32_t pulses, uint32_t found) {
+    uint32_t updates = 0;
+    while (updates < a->updates && pulses < found)
+        pulses += (uint32_t)abs(coinciding(a, updates++, i / a->columns, i % a->columns));
+    return updates;
 }
 
 /* Carries the request out on the account of the cells: `done` of them, and as much of the next as
- * the board did, which must be all or nothing. */
+ * the board did, which must be all or nothing; of an OUTER, whole updates. */
 static void expect_cells(const struct asked *a, uint32_t done, uint32_t in_doubt) {
     PROMISE(in_doubt <= 1 && done + in_doubt <= a->count);
     for (uint32_t i = 0; i < done + in_doubt; i++) {
@@ -331,8 +418,11 @@ static void expect_cells(const struct asked *a, uint32_t done, uint32_t in_doubt
         uint32_t *pulses = &before.pulses[a->tile][cell];
         bool untouched = *conductance == chip.conductances[a->tile][cell] &&
                          *pulses == chip.pulses[a->tile][cell];
-        if (i < done || !untouched)
+        if (i < done || (!untouched && a->opcode != CIM_OP_OUTER))
             expect_cell(a, i, conductance, pulses);
+        else if (!untouched)
+            expect_updates(a, i, updates_done(a, i, *pulses, chip.pulses[a->tile][cell]),
+                           conductance, pulses);
     }
 }
 
