@@ -16,6 +16,7 @@ from cimctl.analog.compensation import Compensations
 from cimctl.analog.in_memory import InMemoryConv2d, InMemoryLinear, SingleSided
 from cimctl.analog.layers import AnalogConv2d, AnalogLayer, AnalogLinear, WeightRule
 from cimctl.analog.placement import place
+from cimctl.calibration import record
 
 
 def convert(
@@ -74,8 +75,20 @@ def attach(model: nn.Module, board: Board, settings: Settings, *, in_memory: boo
         )
     rule = single_sided(board, settings) if in_memory else weight_rule(board, settings)
     rules = compensations(settings, in_memory=in_memory)
+    known = known_calibration(board) if settings.calibration == "on" else None
     for slot, (layer, matrix) in enumerate(zip(layers, matrices, strict=True), start=1):
-        layer.attach(board, matrix, (slot, slot + count * in_memory), rule, rules)
+        layer.attach(board, matrix, (slot, slot + count * in_memory), rule, rules, known)
+
+
+def known_calibration(board: Board) -> record.Calibration:
+    """The calibration that is kept for a chip.
+
+    Raises:
+        UsageError: there is none, or it does not hold any more.
+    """
+    known = record.load(record.usual_path(board))
+    known.check(board)
+    return known
 
 
 def analog_layers(model: nn.Module) -> list[AnalogLayer]:

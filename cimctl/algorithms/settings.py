@@ -64,6 +64,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     noise_threshold: Positive = 1.0
     #: what is done where a forward product clips; auto: iterative for sgd, off for others
     bound_management: Literal["auto", BoundManagement] = "auto"
+    #: on: products are corrected by what ``cimctl calibrate`` keeps for the chip
+    calibration: Literal["off", "on"] = "off"
     #: whether input codes are rounded up with the probability of the rest
     stochastic_rounding: bool = False
     #: running mean and standard deviation of each channel, taken out before and after a product

@@ -27,6 +27,7 @@ from cimctl.analog.compensation import (
 from cimctl.analog.draws import key_of
 from cimctl.analog.quantiser import largest_magnitudes, quantise
 from cimctl.analog.ranges import Ranges
+from cimctl.calibration.record import Calibration, Correction
 from firmware_protocol.constants import Capability
 
 Floats = npt.NDArray[np.float32]
@@ -78,6 +79,7 @@ class ChipMatrix:
         units: what conductances stand for.
         rules: which compensations.
         seed: of stochastic rounding.
+        calibration: takes the converters' errors out of every product; None leaves them in.
 
     Raises:
         UnsupportedError: bound management needs whole conversions of signed inputs.
@@ -91,6 +93,7 @@ class ChipMatrix:
         units: ChipUnits,
         rules: Compensations,
         seed: int = 0,
+        calibration: Calibration | None = None,
     ) -> None:
         if rules.bound == "iterative" and Capability.SIGNED_INPUTS not in board.capabilities:
             raise UnsupportedError(
@@ -100,6 +103,8 @@ class ChipMatrix:
                 next="Choose bound_management=off or worst-case, or another --board",
             )
         self._board, self._units, self._rules = board, units, rules
+        self._calibration = calibration
+        self._corrections: dict[Matrix, Correction] = {}
         back = Matrix(matrix.regions, matrix.row_blocks, matrix.differential, transposed=True)
         self._forward = _Side(matrix, slots[0], Direction(Ranges()), key_of(seed, 0))
         self._backward = _Side(back, slots[1], Direction(Ranges()), key_of(seed, 1))
@@ -189,7 +194,7 @@ class ChipMatrix:
             conversions = codes.size * matrix.blocks
             side.state.ranges.see_products(saturated, conversions, self._rules.saturation)
         step = np.float32(self._units.weight / (side.gain * self._top))
-        product: Floats = codes * (scale * step)[:, None]
+        product: Floats = self._corrected(matrix, codes) * (scale * step)[:, None]
         rows, halving = np.arange(len(x)), 1.0
         while iterative and halving < MOST_HALVING:
             ends = (codes == self._high) | (codes == -self._high - 1)
@@ -199,8 +204,17 @@ class ChipMatrix:
             halving *= 2
             wide = scale[rows] * np.float32(halving)
             codes, _ = self._convert(side, matrix, x[rows], wide)
-            product[rows] = codes * (wide * step)[:, None]
+            product[rows] = self._corrected(matrix, codes) * (wide * step)[:, None]
         return product
+
+    def _corrected(self, matrix: Matrix, codes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The codes that ideal converters would have given, as far as their errors are known."""
+        if self._calibration is None:
+            return codes
+        if matrix not in self._corrections:
+            by_sign = Capability.SIGNED_INPUTS not in self._board.capabilities
+            self._corrections[matrix] = self._calibration.correction(matrix, by_sign=by_sign)
+        return self._corrections[matrix].apply(codes).astype(np.float32)
 
     def _convert(
         self, side: _Side, matrix: Matrix, x: Floats, scale: Floats

@@ -18,6 +18,7 @@ from boards.board import Board
 from boards.multiply import Matrix
 from cimctl.analog.compensation import Compensations
 from cimctl.analog.layers import AnalogConv2d, AnalogLayer, AnalogLinear, WeightRule, along
+from cimctl.calibration.record import Calibration
 
 WeightScaling = Literal["off", "tensor", "column"]
 Counts = np.ndarray[Any, Any]
@@ -80,9 +81,10 @@ class InMemoryLayer(AnalogLayer):
         slots: tuple[int, int],
         rule: WeightRule,
         compensations: Compensations | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         assert isinstance(rule, SingleSided) and compensations is not None
-        super().attach(board, matrix, slots, rule, compensations)
+        super().attach(board, matrix, slots, rule, compensations, calibration)
         self.reference.fill_(rule.zero)
 
     # ------------------------------------------------------------------ weights

@@ -22,6 +22,8 @@ from cimctl.analog.compensation import Compensations, RunningNorm
 from cimctl.analog.placement import Demand
 from cimctl.analog.product import ChipProduct, Geometry, Steps
 from cimctl.analog.ranges import Ranges
+from cimctl.calibration.record import Calibration
+from firmware_protocol.constants import Capability
 from firmware_protocol.messages import Region, Window
 
 #: readings averaged when the weights are first read from the chip [ours]
@@ -118,6 +120,7 @@ class AnalogLayer(nn.Module):
         slots: tuple[int, int],
         rule: WeightRule,
         compensations: Compensations | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         """Puts the layer on a board; a slot is configured with the first batch that needs it.
 
@@ -127,10 +130,14 @@ class AnalogLayer(nn.Module):
             slots: of the forward and of the transposed product.
             rule: how weights lie in conductances.
             compensations: of the products; None leaves inputs to ``Ranges`` alone.
+            calibration: takes the converters' errors out of every product; None leaves them in.
         """
         if compensations is not None:
             units = ChipUnits(rule.unit, rule.largest)
-            self.chip = ChipMatrix(board, matrix, slots, units, compensations)
+            self.chip = ChipMatrix(
+                board, matrix, slots, units, compensations, calibration=calibration
+            )
+        self._calibration = calibration
         self._board, self._matrix, self._slot, self.rule = board, matrix, slots[0], rule
         #: gain that this board was last told for the layer's slot
         self._told = 0.0
@@ -268,11 +275,18 @@ class AnalogLayer(nn.Module):
             signed=self.ranges.signed,
         )
         steps = Steps(step, step * self.rule.unit / self.ranges.configured)
-        answer = torch.from_numpy(products.codes).to(torch.float32)
+        answer = torch.from_numpy(self._corrected(products.codes)).to(torch.float32)
         if self.training:
             conversions = products.codes.size * self._matrix.blocks
             self.ranges.see_products(products.saturated, conversions, self.rule.saturation)
         return answer, codes, steps
+
+    def _corrected(self, codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        if self._calibration is None:
+            return codes
+        offered = Capability.SIGNED_INPUTS in self._board.capabilities
+        by_sign = self.ranges.signed and not offered
+        return self._calibration.corrected(codes, self._matrix, by_sign=by_sign)
 
     def _first_range(self, codes: Tensor) -> None:
         """Takes the first ADC range from the digital copy's products of this batch."""

@@ -189,6 +189,7 @@ class Trainer:
             "test_accuracy": self.accuracy(tested),
             "test_images": tested,
             "writes_per_weight": self.algorithm.writes_per_weight,
+            "pulses_per_weight": self.algorithm.pulses_per_weight,
             "train_seconds_so_far": self.progress.train_seconds,
         }
         self.progress.loss, self.progress.correct = 0.0, 0

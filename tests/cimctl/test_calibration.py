@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,11 +20,13 @@ from boards.board import Board, gain_integers
 from boards.errors import DeviceError, StorageError, UsageError
 from boards.multiply import Matrix
 from boards.profile import Profile
+from cimctl.algorithms.settings import from_values
 from cimctl.calibration import fit, record
 from cimctl.calibration.fit import Lines
 from cimctl.calibration.measure import Measured, Plan, kinds, measure, read_cells
 from cimctl.calibration.record import Calibration
 from cimctl.cli.root import run
+from cimctl.convert import convert, read_weights
 from firmware_protocol import messages as m
 from sim_backend import mismatch
 from sim_backend.chip import Chip
@@ -526,3 +529,44 @@ def test_senseless_options_are_told(
 ) -> None:
     assert run(["calibrate", *BOARD, *FEW, *options]) == 2
     assert said in capsys.readouterr().err
+
+
+# --- layers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noise_management", ["auto", "max"])
+def test_layers_of_a_training_are_corrected(
+    noise_management: str,
+    untrimmed: tuple[Calibration, list[Measured]],
+    at_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # What the weights were read as is what products are judged by.
+    monkeypatch.setattr("cimctl.analog.layers.INITIAL_SAMPLES", 255)
+    torch.manual_seed(0)
+    plain = torch.nn.Sequential(torch.nn.Linear(60, 10))
+    inputs = torch.rand(2000, 60)
+    wrong = {}
+    for wish in ("off", "on"):
+        board, _ = opened(UNTRIMMED, 3)
+        record.save(record.usual_path(board), untrimmed[0])
+        values = {"calibration": wish, "noise_management": noise_management}
+        with board:
+            model = convert(plain, board, from_values(values))
+            read_weights(model, 1.2)
+            layer = model.eval()[0]
+            layer(inputs)
+            error = layer(inputs) - torch.nn.functional.linear(
+                inputs, layer.weight * layer.scale, layer.bias
+            )
+            wrong[wish] = float(error.detach().mean(0).square().mean().sqrt())
+    # The mean error of a line is its offset above all; noise averages out over the vectors.
+    assert wrong["on"] < 0.3 * wrong["off"]
+
+
+def test_training_without_the_wanted_calibration_ends_before_it_begins(
+    at_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run(["train", "lenet", "--board", "emu-uncalibrated", "--set", "calibration=on"])
+    assert code == 2
+    assert "There is no calibration" in capsys.readouterr().err
