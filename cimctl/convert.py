@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
+from dataclasses import replace
 
 from torch import nn
 
 from boards.board import Board
-from boards.errors import UsageError
+from boards.device_settings import StepSettings
+from boards.errors import UnsupportedError, UsageError
 from cimctl.algorithms.settings import Settings
+from cimctl.analog.compensation import Compensations
+from cimctl.analog.in_memory import InMemoryConv2d, InMemoryLinear, SingleSided
 from cimctl.analog.layers import AnalogConv2d, AnalogLayer, AnalogLinear, WeightRule
 from cimctl.analog.placement import place
+from cimctl.calibration import record
 
 
 def convert(
@@ -20,6 +25,7 @@ def convert(
     settings: Settings | None = None,
     *,
     digital: Collection[str] = (),
+    in_memory: bool = False,
 ) -> nn.Module:
     """A copy of a model with its linear and convolutional layers on the chip.
 
@@ -31,9 +37,13 @@ def convert(
         board: an open board.
         settings: rules for weights; None takes the defaults.
         digital: names of layers that stay digital.
+        in_memory: whether weights live on the chip only (``cimctl.analog.in_memory``); otherwise
+            the layers have a digital copy that their gradients are made with.
 
     Raises:
         UsageError: the layers do not fit the board, or one of them cannot be converted.
+        UnsupportedError: the board's device has no step in units of weight, or lacks what a
+            compensation needs.
     """
     converted = copy.deepcopy(model)
     names = {name for name, _ in model.named_modules()}
@@ -44,23 +54,41 @@ def convert(
         if name in digital or not isinstance(module, nn.Conv2d | nn.Linear):
             continue
         parent, _, own = name.rpartition(".")
-        setattr(converted.get_submodule(parent), own, _analog(module, name))
-    attach(converted, board, settings or Settings())
+        setattr(converted.get_submodule(parent), own, _analog(module, name, in_memory))
+    settings = settings or Settings()
+    for layer in analog_layers(converted):
+        layer.normalise(inputs=settings.input_normalisation, outputs=settings.output_normalisation)
+    attach(converted, board, settings, in_memory=in_memory)
     return converted
 
 
-def attach(model: nn.Module, board: Board, settings: Settings) -> None:
+def attach(model: nn.Module, board: Board, settings: Settings, *, in_memory: bool = False) -> None:
     """Places the analog layers of a model on a board."""
     layers = analog_layers(model)
     matrices = place([layer.demand() for layer in layers], board.description)
-    if len(layers) >= board.description.slots:
+    count = len(layers)
+    if count * (1 + in_memory) >= board.description.slots:
+        each = "twice as many" if in_memory else "as many"
         raise UsageError(
-            f"{len(layers)} layers need as many configuration slots and one more; the board has "
+            f"{count} layers need {each} configuration slots and one more; the board has "
             f"{board.description.slots}"
         )
-    rule = weight_rule(board, settings)
+    rule = single_sided(board, settings) if in_memory else weight_rule(board, settings)
+    rules = compensations(settings, in_memory=in_memory)
+    known = known_calibration(board) if settings.calibration == "on" else None
     for slot, (layer, matrix) in enumerate(zip(layers, matrices, strict=True), start=1):
-        layer.attach(board, matrix, slot, rule)
+        layer.attach(board, matrix, (slot, slot + count * in_memory), rule, rules, known)
+
+
+def known_calibration(board: Board) -> record.Calibration:
+    """The calibration that is kept for a chip.
+
+    Raises:
+        UsageError: there is none, or it does not hold any more.
+    """
+    known = record.load(record.usual_path(board))
+    known.check(board)
+    return known
 
 
 def analog_layers(model: nn.Module) -> list[AnalogLayer]:
@@ -80,23 +108,24 @@ def read_weights(model: nn.Module, initial_gain: float) -> None:
         layer.scale.data.fill_(initial_gain / (spread * weights[0].numel() ** 0.5))
 
 
+def draw_weights(model: nn.Module, bound: float) -> None:
+    """Draws the weights of linear and convolutional layers, uniform to ``bound / sqrt(inputs)``."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            most = bound / module.weight[0].numel() ** 0.5
+            nn.init.uniform_(module.weight, -most, most)
+
+
 def program_weights(model: nn.Module, cycles: int | None = None) -> None:
-    """Programs the digital weights of each layer, its largest at the end of the window."""
+    """Programs the digital weights of each layer, scaled to the window."""
     for layer in analog_layers(model):
-        weight = layer.weight.data
-        largest = float(weight.abs().max()) or 1.0
-        factor = layer.rule.weight_range / largest
-        weight.mul_(factor)
-        layer.scale.data.div_(factor)
-        put_weights(layer, cycles)
+        layer.fit_window()
+        layer.put(cycles)
 
 
 def put_weights(layer: AnalogLayer, cycles: int | None = None) -> None:
     """Programs a layer's digital weights as they are."""
-    import torch
-
-    flat = layer.weight.detach().flatten()
-    layer.program(torch.arange(flat.numel()), flat, cycles=cycles)
+    layer.put(cycles)
 
 
 def weight_rule(board: Board, settings: Settings) -> WeightRule:
@@ -113,9 +142,60 @@ def weight_rule(board: Board, settings: Settings) -> WeightRule:
     )
 
 
-def _analog(module: nn.Conv2d | nn.Linear, name: str) -> AnalogLayer:
+def single_sided(board: Board, settings: Settings) -> SingleSided:
+    """The rule of weights that live on the chip only, from the device of a board's profile.
+
+    Raises:
+        UnsupportedError: the device has no step in units of weight.
+    """
+    profile = board.profile
+    device = profile.device
+    if not isinstance(device, StepSettings):
+        raise UnsupportedError(
+            f"The board '{profile.name}' lacks what this algorithm needs: device.step, the change "
+            f"of a weight by one pulse; its device is '{device.model}'",
+            left="Nothing was trained",
+            next="Take another --algorithm, or a --board whose device moves in steps",
+        )
+    low, high = profile.units(device.low_uS), profile.units(device.high_uS)
+    first, last = device.bounds
+    return SingleSided(
+        weight_range=last - first,
+        low=low,
+        high=high,
+        cycles=profile.programming.cycles_training,
+        tolerance=profile.units(profile.programming.tolerance_uS),
+        split=False,
+        saturation=settings.saturation,
+        zero=round(low - first / (last - first) * (high - low)),
+        scaling="tensor" if settings.weight_scaling == "auto" else settings.weight_scaling,
+        omega=settings.weight_scaling_omega,
+        zero_shift=settings.zero_shift,
+        set_mV=round(device.pulse.amplitude_mV),
+        width_ns=round(device.pulse.width_ns),
+        most=min(profile.limits.pulses_per_command, board.description.pulses_per_command),
+    )
+
+
+def compensations(settings: Settings, *, in_memory: bool) -> Compensations | None:
+    """What the settings ask for; None: inputs go to the chip as they are, scaled by ``Ranges``."""
+    plain = Compensations("running-maximum", bound="off", saturation=settings.saturation)
+    own = Compensations(saturation=settings.saturation) if in_memory else plain
+    noise, bound = settings.noise_management, settings.bound_management
+    value = settings.noise_threshold if noise == "threshold" else settings.noise_constant
+    wanted = replace(
+        own,
+        noise=own.noise if noise == "auto" else noise,
+        noise_value=value if noise in ("constant", "threshold") else 1.0,
+        bound=own.bound if bound == "auto" else bound,
+        stochastic_rounding=settings.stochastic_rounding,
+    )
+    return None if wanted == plain and not in_memory else wanted
+
+
+def _analog(module: nn.Conv2d | nn.Linear, name: str, in_memory: bool) -> AnalogLayer:
     if isinstance(module, nn.Linear):
-        return AnalogLinear(module, name)
+        return InMemoryLinear(module, name) if in_memory else AnalogLinear(module, name)
     plain = module.groups == 1 and module.padding_mode == "zeros"
     if not plain or isinstance(module.padding, str):
         raise UsageError(
@@ -123,4 +203,4 @@ def _analog(module: nn.Conv2d | nn.Linear, name: str) -> AnalogLayer:
             "supported",
             next=f"Leave it digital: convert(model, board, digital=['{name}'])",
         )
-    return AnalogConv2d(module, name)
+    return InMemoryConv2d(module, name) if in_memory else AnalogConv2d(module, name)

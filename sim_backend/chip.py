@@ -19,10 +19,12 @@ from boards.profile import Profile
 from firmware_protocol import constants as c
 from firmware_protocol.geometry import answer_bits, output_size
 from firmware_protocol.messages import Region
-from sim_backend import aging, cells, models, noise
+from sim_backend import aging, cells, mismatch, models, noise
+from sim_backend.array import Arrays
 from sim_backend.converters import Codes, Converter, Positions, convert_planes
 from sim_backend.device import ProgramOutcome
 from sim_backend.feed import Feed, Product, Slot
+from sim_backend.mismatch import LineErrors
 from sim_backend.outer import Trains
 
 Tensor = torch.Tensor
@@ -49,6 +51,11 @@ class Chip:
         self._convert_keys = [self._key(t, c.STREAM_CONVERT) for t in range(profile.chip.tiles)]
         self._read_keys = [self._key(t, c.STREAM_READ) for t in range(profile.chip.tiles)]
         self._versions = [0] * profile.chip.tiles
+        self._arrays = Arrays(profile, seed, self.cells.conductances)
+        self._errors = [
+            tuple(mismatch.converters(profile, seed, t, transposed=way) for way in (False, True))
+            for t in range(profile.chip.tiles)
+        ]
         self._weights: dict[tuple[Region, bool, bool], tuple[int, Tensor]] = {}
         self.reboot()
 
@@ -77,17 +84,20 @@ class Chip:
         """Reads each cell of a region, averaged over ``samples`` conversions.
 
         The converter spans the conductance full scale with its bits; a reading carries the cell's
-        read noise and the converter's.
+        read noise and the converter's, and what leaks in along sneak paths.  It is a reference
+        converter of its own (ours), without the errors of those of the columns; so are the
+        verifying reads of programming, which see the cell alone, at 25 degrees.
         """
         index = self.cell_index(region)
-        g = self.cells.conductances[region.tile][index].astype(np.float64)
+        g = self._arrays.readings_see(region, self._versions[region.tile]).reshape(-1)
+        sigma = self._reading_error()
         top = 2**self.profile.chip.adc_bits - 1
         total = np.zeros(index.size, dtype=np.int64)
         start = (int(self.cells.positions[region.tile]) << 8) % (1 << 64)
         for sample in range(samples):
             place = np.full(1, (start + sample) % (1 << 64), dtype=np.uint64)
             z = noise.normal(self._read_keys[region.tile], place, index.astype(np.uint64))
-            reading = np.rint((g + z * self.device.reading_error) * top / 65535)
+            reading = np.rint((g + z * sigma) * top / 65535)
             total += np.clip(reading, 0, top).astype(np.int64)
         self._count_read(region, samples)
         if last:
@@ -96,6 +106,23 @@ class Chip:
         up = (2 * rest > top * samples) | ((2 * rest == top * samples) & (whole % 2 == 1))
         mean: npt.NDArray[np.uint16] = (whole + up).astype(np.uint16)
         return mean
+
+    def _reading_error(self) -> float:
+        """Standard deviation of a reading; the cells' share of it grows with temperature."""
+        error, more = self.device.reading_error, self._noise_growth() - 1.0
+        # An ideal device reads without error, however warm.
+        if not error or not more:
+            return error
+        return float(np.sqrt(max(0.0, error**2 + self._read_noise() ** 2 * more)))
+
+    def _noise_growth(self) -> float:
+        """Factor of the variance of read noise: thermal, so that of the absolute temperature."""
+        return 1.0 + mismatch.warmer_by(self.profile.imperfections) / mismatch.REFERENCE_K
+
+    def _read_noise(self) -> float:
+        """Standard deviation of one cell's current at 25 degrees, in conductance units."""
+        sigma = self.profile.imperfections.read_noise_uS * 65535
+        return sigma / self.profile.chip.conductance_full_scale_uS
 
     def program(
         self,
@@ -257,6 +284,7 @@ class Chip:
                     self._converter(product),
                     self._positions(product, region, order[i * len(row) + j]),
                     out[:, at:end],
+                    self._line_errors(product, region),
                 )
                 at = end
             first_input += size
@@ -287,8 +315,7 @@ class Chip:
         known = self._weights.get(place)
         if known is not None and known[0] == version:
             return known[1]
-        g = self.cells.conductances[region.tile][self.cell_index(region)].astype(np.int32)
-        g = g.reshape(region.rows, region.columns)
+        g = self._arrays.products_see(region, version, transposed=product.transposed)
         if product.differential:
             g = g[:, 0::2] - g[:, 1::2]
         lines = g if product.transposed else g.T
@@ -301,9 +328,17 @@ class Chip:
 
     def _read_variance(self, product: Product) -> float:
         """Variance of a sum for each unit of squared input code (one cell, or two of a pair)."""
-        sigma = self.profile.imperfections.read_noise_uS * 65535
-        sigma /= self.profile.chip.conductance_full_scale_uS
-        return float(sigma**2 * (2 if product.differential else 1))
+        cells_each = 2 if product.differential else 1
+        return float(self._read_noise() ** 2 * cells_each * self._noise_growth())
+
+    def _line_errors(self, product: Product, region: Region) -> LineErrors | None:
+        errors = self._errors[region.tile][product.transposed]
+        if errors is None:
+            return None
+        count = self._outputs(product, region)
+        if product.transposed:
+            return errors.lines(region.row, count, 1)
+        return errors.lines(region.column, count, 2 if product.differential else 1)
 
     def _converter(self, product: Product) -> Converter:
         slot, bits = product.slot, self.profile.chip.adc_bits

@@ -1,4 +1,4 @@
-"""The ADC: noise, gain, rounding and saturation of exact integer sums.
+"""The ADC: noise, gain, errors of its own, rounding and saturation of exact integer sums.
 
 ``convert_planes`` is compiled; ``convert_planes_numpy`` is its oracle, with the same bits.
 """
@@ -11,10 +11,14 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from sim_backend.mismatch import LineErrors
 from sim_backend.noise import UNIT, hash_at, normal, quantile_table
 
 Sums = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int16] | npt.NDArray[np.int32]
+#: brings the largest value of u - u^3 between 0 and 1 to 1
+_BOW = 1.5 * 3.0**0.5
+_NONE = np.empty(0)
 
 
 class Converter(NamedTuple):
@@ -46,9 +50,17 @@ class Positions(NamedTuple):
 
 
 def convert_planes(
-    sums: Sums, power: Sums, settings: Converter, positions: Positions, out: Codes
+    sums: Sums,
+    power: Sums,
+    settings: Converter,
+    positions: Positions,
+    out: Codes,
+    errors: LineErrors | None = None,
 ) -> int:
     """Converts sums and adds the codes to ``out``.
+
+    With errors of output j, its code is that of ``y + offset + bow * k(y / top)``, where y is the
+    sum in codes, times the output's own gain; ``bowed`` has k, top is half the range.
 
     Args:
         sums: (batch, 2 * outputs, places), exact integers; the first half of the outputs
@@ -59,10 +71,13 @@ def convert_planes(
         positions: vector ``v = b * places + p`` is noise position ``first + v * stride``;
             output j has lane index ``column + j``.
         out: (batch, outputs, places), added to.
+        errors: (outputs,) each, of the outputs' own converters; None where they have none.
 
     Returns:
         How many conversions saturated.
     """
+    gain = settings.multiplier * 2.0**-settings.shift
+    gains, offsets, bows = errors or (_NONE, _NONE, _NONE)
     return int(
         _convert(
             sums,
@@ -72,22 +87,38 @@ def convert_planes(
             np.uint64(positions.first),
             np.uint64(positions.stride),
             positions.column,
-            settings.multiplier * 2.0**-settings.shift,
+            gain,
             float(settings.low),
             float(settings.high),
             settings.read_variance,
             settings.adc_variance,
+            gains * gain,
+            offsets,
+            bows,
             out,
         )
     )
 
 
+def bowed(share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The shape of a converter's bow (ours): a cubic through 0 at -1, 0 and 1, at most 1 between.
+
+    Args:
+        share: codes, as a share of half the range; those beyond it have no bow.
+    """
+    inside = np.clip(share, -1.0, 1.0)
+    shape: npt.NDArray[np.float64] = _BOW * (inside - inside * inside * inside)
+    return shape
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
 def _convert(  # type: ignore[no-untyped-def]  # numba infers
-    sums, power, table, key, first, stride, column, gain, low, high, read, adc, out
-):
+    sums, power, table, key, first, stride, column, gain, low, high, read, adc, gains, offsets,
+    bows, out,
+):  # fmt: skip
     batch, outputs, places = out.shape
     noisy = read > 0.0 or adc > 0.0
+    straight = gains.size == 0
     saturated = 0
     sigma = np.zeros(places, dtype=np.float64)
     hashed = np.zeros(places, dtype=np.uint64)
@@ -114,21 +145,41 @@ def _convert(  # type: ignore[no-untyped-def]  # numba infers
                 if noisy:
                     for p in range(places):
                         deviate[p] = table[np.int32((hashed[p] >> shift) & np.uint64(0xFFFF))]
-                for p in range(places):
-                    total = np.float64(sums[b, j + k, p]) * 256.0 + np.float64(
-                        sums[b, outputs + j + k, p]
-                    )
-                    total += np.rint(deviate[p] * sigma[p])
-                    code = np.rint(total * gain)
-                    clipped = min(high, max(low, code))
-                    saturated += int(code != clipped)
-                    out[b, j + k, p] += np.int16(clipped)
+                if straight:
+                    for p in range(places):
+                        total = np.float64(sums[b, j + k, p]) * 256.0 + np.float64(
+                            sums[b, outputs + j + k, p]
+                        )
+                        total += np.rint(deviate[p] * sigma[p])
+                        code = np.rint(total * gain)
+                        clipped = min(high, max(low, code))
+                        saturated += int(code != clipped)
+                        out[b, j + k, p] += np.int16(clipped)
+                else:
+                    own, offset, bow = gains[j + k], offsets[j + k], bows[j + k]
+                    for p in range(places):
+                        total = np.float64(sums[b, j + k, p]) * 256.0 + np.float64(
+                            sums[b, outputs + j + k, p]
+                        )
+                        total += np.rint(deviate[p] * sigma[p])
+                        level = total * own
+                        share = min(1.0, max(-1.0, level / -low))
+                        shape = _BOW * (share - share * share * share)
+                        code = np.rint(level + (offset + bow * shape))
+                        clipped = min(high, max(low, code))
+                        saturated += int(code != clipped)
+                        out[b, j + k, p] += np.int16(clipped)
             j += count
     return saturated
 
 
 def convert_planes_numpy(
-    sums: Sums, power: Sums, settings: Converter, positions: Positions, out: Codes
+    sums: Sums,
+    power: Sums,
+    settings: Converter,
+    positions: Positions,
+    out: Codes,
+    errors: LineErrors | None = None,
 ) -> int:
     """The oracle of ``convert_planes``: same arguments, same bits."""
     batch, outputs, places = out.shape
@@ -143,7 +194,13 @@ def convert_planes_numpy(
         lane = np.arange(positions.column, positions.column + outputs, dtype=np.uint64)
         deviate = normal(positions.key, place, lane[None, :, None]) / UNIT
         total += np.rint(deviate * (np.sqrt(variance) * UNIT)[:, None, :]).astype(np.int64)
-    codes = round_shift(total * settings.multiplier, settings.shift)
+    if errors is None:
+        codes = round_shift(total * settings.multiplier, settings.shift)
+    else:
+        gain, offset, bow = (e[None, :, None] for e in errors)
+        level = total.astype(np.float64) * (gain * (settings.multiplier * 2.0**-settings.shift))
+        shape = bowed(level / -settings.low)
+        codes = np.rint(level + (offset + bow * shape)).astype(np.int64)
     clipped = np.clip(codes, settings.low, settings.high)
     out += clipped.astype(np.int16)
     return int(np.count_nonzero(codes != clipped))

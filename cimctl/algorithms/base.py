@@ -12,8 +12,9 @@ from torch import nn
 from boards.board import Board
 from boards.errors import UnsupportedError, UsageError
 from cimctl.algorithms.settings import Settings
+from cimctl.analog.draws import key_of
 from cimctl.analog.layers import AnalogLayer
-from firmware_protocol.constants import Opcode
+from firmware_protocol.constants import Capability, Opcode
 
 #: share of the batches over which the learning rate falls, and what it falls to
 _TAIL, _TAIL_END = 0.3, 0.02
@@ -31,26 +32,46 @@ class Algorithm(ABC):
 
     #: commands without which the algorithm cannot run
     NEEDS: ClassVar[frozenset[Opcode]] = frozenset()
+    #: what else a board must be capable of
+    CAPABILITIES: ClassVar[Capability] = Capability(0)
     #: whether layers are converted to analog ones
     ANALOG: ClassVar[bool] = True
+    #: whether weights live on the chip only
+    IN_MEMORY: ClassVar[bool] = False
+    #: first weights are uniform up to this over the root of a layer's inputs; 0: torch's own
+    INITIAL_BOUND: ClassVar[float] = 0.0
 
     def __init__(
         self, model: nn.Module, board: Board | None, settings: Settings, seed: int
     ) -> None:
         if board is not None:
-            missing = [op.name for op in self.NEEDS if not board.offers(op)]
-            if missing:
-                raise UnsupportedError(
-                    f"The board '{board.hello.model}' lacks what this algorithm needs: "
-                    f"{', '.join(sorted(missing))}",
-                    left="Nothing was trained",
-                    next="Take another --algorithm or another --board",
-                )
+            self.check(board)
         self.model = model
         self.settings = settings
         self.layers = [m for m in model.modules() if isinstance(m, AnalogLayer)]
+        for number, layer in enumerate(self.layers):
+            if layer.chip is not None:
+                layer.chip.seed(key_of(seed, number))
         self.optimizer = make_optimizer(model, settings)
         self._rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    @classmethod
+    def check(cls, board: Board) -> None:
+        """Raises ``UnsupportedError`` that names what the algorithm needs and the board lacks."""
+        missing = [op.name for op in cls.NEEDS if not board.offers(op)]
+        missing += [str(c.name) for c in cls.CAPABILITIES if c not in board.capabilities]
+        if missing:
+            raise UnsupportedError(
+                f"The board '{board.hello.model}' lacks what this algorithm needs: "
+                f"{', '.join(sorted(missing))}",
+                left="Nothing was trained",
+                next="Take another --algorithm or another --board",
+            )
+
+    @property
+    def pulses_per_weight(self) -> float:
+        """Open-loop pulses over weights, since the training began."""
+        return 0.0
 
     @property
     def writes_per_weight(self) -> float:
@@ -58,9 +79,9 @@ class Algorithm(ABC):
         weights = sum(layer.weight.numel() for layer in self.layers)
         return sum(layer.writes for layer in self.layers) / weights if weights else 0.0
 
-    def schedule(self, progress: float) -> None:
-        """Sets the learning rate for a point of the training, 0 to 1."""
-        factor = 1.0
+    def schedule(self, progress: float, epoch: int = 0) -> None:
+        """Sets the learning rate for a point of the training, 0 to 1, and the epoch it is in."""
+        factor = 0.5**epoch if self.settings.lr_schedule == "halved" else 1.0
         if self.settings.lr_schedule == "tail" and progress > 1 - _TAIL:
             left = (1 - progress) / _TAIL
             factor = _TAIL_END + (1 - _TAIL_END) * left
@@ -70,6 +91,9 @@ class Algorithm(ABC):
     @abstractmethod
     def step(self) -> None:
         """Applies the gradients of a batch, which the parameters hold."""
+
+    def read_back(self) -> None:  # noqa: B027 - most algorithms have a digital copy
+        """Takes weights that live on the chip only to their digital copy; reads the chip."""
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resume needs besides the model."""

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import yaml
 from msgspec import Meta
 
 from boards.errors import UsageError
+from cimctl.analog.coincidence import LONGEST
+from cimctl.analog.compensation import BoundManagement, NoiseManagement
+from cimctl.analog.in_memory import WeightScaling
 
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Optimizer, schedule, and the rules of the mixed-precision update.
+    """Optimizer, schedule, and the rules of the updates.
 
-    The paper is arXiv 2305.14547; where it is silent the choice is ours, and said so.
+    The paper is arXiv 2305.14547, for compensations and pulses (from ``noise_management`` on) arXiv
+    1906.02698; where they are silent the choice is ours, and said so.
     """
 
-    #: any optimizer of ``torch.optim``; the paper's is Adam with decoupled weight decay
+    #: any optimizer of ``torch.optim``; the paper's is Adam with decoupled weight decay. Algorithm
+    #: sgd moves what is digital by plain SGD and does not look at these three and scale_lr
     optimizer: str = "AdamW"
     #: learning rate, the paper's
     lr: Positive = 0.004
@@ -29,8 +34,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weight_decay: NonNegative = 0.01
     #: further arguments of the optimizer, as optimizer.NAME=VALUE
     optimizer_arguments: dict[str, Any] = msgspec.field(default_factory=dict)
-    #: constant: the paper's; tail: falls to a fiftieth over the last 30 % of the batches [ours]
-    lr_schedule: Literal["constant", "tail"] = "tail"
+    #: constant: the paper's; tail: falls to a fiftieth over the last 30 % of the batches [ours];
+    #: halved: halved after each epoch
+    lr_schedule: Literal["constant", "tail", "halved"] = "tail"
     #: learning rate of the layers' scale factors, relative to lr [ours]
     scale_lr: NonNegative = 0.3
     #: whether steps accumulate until they pass the threshold; false drops what stays below it
@@ -50,6 +56,37 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: share of conversions that may saturate before the ADC range widens [ours]
     saturation: Annotated[float, Meta(ge=0, lt=1)] = 0.01
 
+    #: what an input vector is divided by before its conversion (``analog.compensation``);
+    #: auto: max for sgd, the running maximum of the layer for others
+    noise_management: Literal["auto", NoiseManagement] = "auto"
+    #: divisor of noise_management=constant, and the largest one of =threshold
+    noise_constant: Positive = 1.0
+    noise_threshold: Positive = 1.0
+    #: what is done where a forward product clips; auto: iterative for sgd, off for others
+    bound_management: Literal["auto", BoundManagement] = "auto"
+    #: on: products are corrected by what ``cimctl calibrate`` keeps for the chip
+    calibration: Literal["off", "on"] = "off"
+    #: whether input codes are rounded up with the probability of the rest
+    stochastic_rounding: bool = False
+    #: running mean and standard deviation of each channel, taken out before and after a product
+    input_normalisation: bool = False
+    output_normalisation: bool = False
+    #: sgd: the largest weight, of the layer or of each output, is programmed as omega [ours: 0.6,
+    #: the bound of the paper's baseline device]; auto: tensor
+    weight_scaling: Literal["auto", WeightScaling] = "auto"
+    weight_scaling_omega: Positive = 0.6
+    #: sgd: slots of a pulse train at most
+    pulse_length: Annotated[int, Meta(ge=1, le=LONGEST)] = 31
+    #: sgd: balance the pulse probabilities of inputs and errors
+    update_management: bool = True
+    #: sgd: trains only as long as the update needs
+    update_bit_length_management: bool = True
+    #: sgd: pulses that find a cell's symmetry point, where its reference is put; 0: at weight 0
+    zero_shift: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    #: first weights are uniform up to this over the root of a layer's inputs; 0: torch's own, and
+    #: for sgd the paper's recipe, 2.45
+    initial_bound: NonNegative = 0.0
+
 
 def parse(pairs: tuple[str, ...]) -> Settings:
     """Settings from ``key=value`` texts, values read as YAML.
@@ -62,7 +99,8 @@ def parse(pairs: tuple[str, ...]) -> Settings:
         key, equals, text = pair.partition("=")
         if not equals:
             raise UsageError(f"'--set {pair}' has no value", next="Write it as key=value")
-        value = _value(text)
+        # Names stay as they are: YAML takes "off" for false.
+        value = text if _names(key) else _value(text)
         if key.startswith("optimizer."):
             values.setdefault("optimizer_arguments", {})[key.partition(".")[2]] = value
         else:
@@ -82,7 +120,14 @@ def from_values(values: dict[str, Any]) -> Settings:
         raise UsageError(
             f"Setting '{key}'{given} is not allowed: {reason[0].lower() + reason[1:]}",
             left="Nothing was trained",
+            next=f"Allowed: {', '.join(_names(key))}" if _names(key) else "",
         ) from None
+
+
+def _names(key: str) -> tuple[str, ...]:
+    """The names that a setting takes; none for a setting of another kind."""
+    kind = get_type_hints(Settings).get(key)
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def _value(text: str) -> Any:

@@ -17,9 +17,13 @@ from torch import Tensor, nn
 
 from boards.board import Board
 from boards.multiply import Matrix
+from cimctl.analog.chip_matrix import ChipMatrix, ChipUnits
+from cimctl.analog.compensation import Compensations, RunningNorm
 from cimctl.analog.placement import Demand
 from cimctl.analog.product import ChipProduct, Geometry, Steps
 from cimctl.analog.ranges import Ranges
+from cimctl.calibration.record import Calibration
+from firmware_protocol.constants import Capability
 from firmware_protocol.messages import Region, Window
 
 #: readings averaged when the weights are first read from the chip [ours]
@@ -54,6 +58,11 @@ class WeightRule:
         """Weight of one 16-bit conductance step."""
         return self.weight_range / (self.high - self.low)
 
+    @property
+    def largest(self) -> float:
+        """The largest magnitude of a weight."""
+        return self.weight_range
+
     def pair(self, weights: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
         """Targets of the positive and of the negative device, 16-bit conductances."""
         steps = np.clip(weights / self.unit, self.low - self.high, self.high - self.low)
@@ -70,8 +79,10 @@ class AnalogLayer(nn.Module):
         weight: the digital copy W_FP, in weight units, in the shape of the digital layer.
         scale: () factor of the layer.
         bias: (outputs,) or None.
-        ranges: converters of the layer.
+        ranges: converters of the layer, where the chip takes its inputs as they are.
         writes: pairs programmed during training.
+        chip: the layer's compensated products; None where the chip takes its inputs as they are.
+        input_norm, output_norm: running normalisations, or None.
     """
 
     def __init__(self, source: nn.Conv2d | nn.Linear, name: str) -> None:
@@ -82,7 +93,17 @@ class AnalogLayer(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
         self.ranges = Ranges()
         self.writes = 0
+        self.chip: ChipMatrix | None = None
+        self.input_norm: RunningNorm | None = None
+        self.output_norm: RunningNorm | None = None
         self._geometry: Geometry | None = None
+
+    def normalise(self, *, inputs: bool, outputs: bool) -> None:
+        """Adds running normalisations of the layer's inputs and outputs."""
+        if inputs:
+            self.input_norm = RunningNorm(self.weight.shape[1])
+        if outputs:
+            self.output_norm = RunningNorm(self.weight.shape[0])
 
     # ------------------------------------------------------------------ the chip
 
@@ -92,9 +113,32 @@ class AnalogLayer(nn.Module):
         channel = self.weight[0, 0].numel()
         return Demand(self.name, inputs, outputs, channel)
 
-    def attach(self, board: Board, matrix: Matrix, slot: int, rule: WeightRule) -> None:
-        """Puts the layer on a board; its slot is configured with the first batch."""
-        self._board, self._matrix, self._slot, self.rule = board, matrix, slot, rule
+    def attach(
+        self,
+        board: Board,
+        matrix: Matrix,
+        slots: tuple[int, int],
+        rule: WeightRule,
+        compensations: Compensations | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        """Puts the layer on a board; a slot is configured with the first batch that needs it.
+
+        Args:
+            board: an open board.
+            matrix: the layer's place.
+            slots: of the forward and of the transposed product.
+            rule: how weights lie in conductances.
+            compensations: of the products; None leaves inputs to ``Ranges`` alone.
+            calibration: takes the converters' errors out of every product; None leaves them in.
+        """
+        if compensations is not None:
+            units = ChipUnits(rule.unit, rule.largest)
+            self.chip = ChipMatrix(
+                board, matrix, slots, units, compensations, calibration=calibration
+            )
+        self._calibration = calibration
+        self._board, self._matrix, self._slot, self.rule = board, matrix, slots[0], rule
         #: gain that this board was last told for the layer's slot
         self._told = 0.0
         # Tile, row and positive column of each weight, in the order of the flat weights.
@@ -102,18 +146,23 @@ class AnalogLayer(nn.Module):
 
     def read_weights(self) -> Tensor:
         """The weights as the chip holds them, in the shape of ``weight``."""
-        flat = np.empty((self.weight.shape[0], self.weight[0].numel()))
+        g = self._readings(INITIAL_SAMPLES)
+        weights = torch.from_numpy((g[..., 0] - g[..., 1]) * self.rule.unit).to(self.weight.dtype)
+        return weights.reshape(self.weight.shape)
+
+    def _readings(self, samples: int) -> np.ndarray[Any, Any]:
+        """(outputs, inputs, 2) conductances of each pair, the mean of so many readings each."""
+        found = np.empty((self.weight.shape[0], self.weight[0].numel(), 2), dtype=np.int64)
         row = 0
         for line in self._lines():
             column = 0
             for region in line:
-                g = self._board.tiles[region.tile].read(region, INITIAL_SAMPLES).astype(np.int64)
-                difference = (g[:, 0::2] - g[:, 1::2]).T
-                flat[column : column + len(difference), row : row + region.rows] = difference
-                column += len(difference)
+                g = self._board.tiles[region.tile].read(region, samples)
+                pairs = g.reshape(region.rows, -1, 2).transpose(1, 0, 2)
+                found[column : column + len(pairs), row : row + region.rows] = pairs
+                column += len(pairs)
             row += line[0].rows
-        weights = torch.from_numpy(flat * self.rule.unit).to(self.weight.dtype)
-        return weights.reshape(self.weight.shape)
+        return found
 
     def _lines(self) -> list[tuple[Region, ...]]:
         regions = self._matrix.regions
@@ -135,7 +184,7 @@ class AnalogLayer(nn.Module):
             The weights read back, or None.
         """
         places = self._places[index.numpy()]
-        plus, minus = self.rule.pair(values.detach().double().numpy())
+        plus, minus = self._targets(index.numpy(), values.detach().double().numpy())
         read = np.empty(len(places))
         for tile in np.unique(places[:, 0]):
             mine = np.flatnonzero(places[:, 0] == tile)
@@ -154,9 +203,51 @@ class AnalogLayer(nn.Module):
         self.writes += len(places)
         return torch.from_numpy(read).to(self.weight.dtype) if read_back else None
 
+    def _targets(
+        self, index: np.ndarray[Any, Any], weights: np.ndarray[Any, Any]
+    ) -> tuple[np.ndarray[Any, Any], ...]:
+        """Targets of both devices of each weight, 16-bit conductances."""
+        return self.rule.pair(weights)
+
+    def fit_window(self) -> None:
+        """Scales the digital weights so that the largest is at the end of the window."""
+        factor = self.rule.weight_range / (float(self.weight.data.abs().max()) or 1.0)
+        self.weight.data.mul_(factor)
+        self.scale.data.div_(factor)
+
+    def put(self, cycles: int | None = None) -> None:
+        """Programs the digital weights as they are."""
+        flat = self.weight.detach().flatten()
+        self.program(torch.arange(flat.numel()), flat, cycles=cycles)
+
     # ------------------------------------------------------------------ forward
 
     def forward(self, inputs: Tensor) -> Tensor:
+        if self.input_norm is not None:
+            inputs = self.input_norm(inputs)
+        if self.output_norm is None:
+            return self._product(inputs, self.bias)
+        outputs: Tensor = self.output_norm(self._product(inputs, None))
+        return outputs if self.bias is None else outputs + along(self.bias, outputs)
+
+    def _product(self, inputs: Tensor, bias: Tensor | None) -> Tensor:
+        """``scale * (x * W) + bias``, differentiated on the digital copy."""
+        answer, codes, steps = (
+            self._plain(inputs) if self.chip is None else self._compensated(self.chip, inputs)
+        )
+        result: Tensor = ChipProduct.apply(  # type: ignore[no-untyped-call]
+            inputs, self.weight, self.scale, bias, answer, codes, steps, self._geometry
+        )
+        return result
+
+    def _compensated(self, chip: ChipMatrix, inputs: Tensor) -> tuple[Tensor, Tensor, Steps]:
+        """The chip's product of vectors unrolled here, with the layer's compensations."""
+        plain = inputs.detach()
+        products = chip.forward(self._vectors(plain).numpy(), learning=self.training)
+        return self._arranged(torch.from_numpy(products), plain), plain, Steps(1.0, 1.0)
+
+    def _plain(self, inputs: Tensor) -> tuple[Tensor, Tensor, Steps]:
+        """The chip's answer codes, its input codes, and what a step of each stands for."""
         bits = self._board.description.input_bits
         if self.training or not self.ranges.largest:
             smallest, largest = torch.aminmax(inputs.detach())
@@ -184,14 +275,18 @@ class AnalogLayer(nn.Module):
             signed=self.ranges.signed,
         )
         steps = Steps(step, step * self.rule.unit / self.ranges.configured)
-        answer = torch.from_numpy(products.codes).to(torch.float32)
+        answer = torch.from_numpy(self._corrected(products.codes)).to(torch.float32)
         if self.training:
             conversions = products.codes.size * self._matrix.blocks
             self.ranges.see_products(products.saturated, conversions, self.rule.saturation)
-        result: Tensor = ChipProduct.apply(  # type: ignore[no-untyped-call]
-            inputs, self.weight, self.scale, self.bias, answer, codes, steps, self._geometry
-        )
-        return result
+        return answer, codes, steps
+
+    def _corrected(self, codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        if self._calibration is None:
+            return codes
+        offered = Capability.SIGNED_INPUTS in self._board.capabilities
+        by_sign = self.ranges.signed and not offered
+        return self._calibration.corrected(codes, self._matrix, by_sign=by_sign)
 
     def _first_range(self, codes: Tensor) -> None:
         """Takes the first ADC range from the digital copy's products of this batch."""
@@ -207,6 +302,18 @@ class AnalogLayer(nn.Module):
 
     def _window(self, codes: Tensor) -> Window | None:
         return None
+
+    def _vectors(self, inputs: Tensor) -> Tensor:
+        """(vectors, inputs): the inputs as vectors."""
+        return inputs
+
+    def _images(self, vectors: Tensor, shape: torch.Size) -> Tensor:
+        """Gradients of the vectors as those of the inputs."""
+        return vectors
+
+    def _arranged(self, products: Tensor, inputs: Tensor) -> Tensor:
+        """(vectors, outputs) products as the layer's outputs."""
+        return products
 
 
 class AnalogLinear(AnalogLayer):
@@ -232,6 +339,27 @@ class AnalogConv2d(AnalogLayer):
         g = self._geometry
         return nn.functional.conv2d(codes, weight, None, g.stride, g.padding, g.dilation)
 
+    def _vectors(self, inputs: Tensor) -> Tensor:
+        g = self._geometry
+        kernel = _pair(self.weight.shape[2:])
+        lines = nn.functional.unfold(inputs, kernel, g.dilation, g.padding, g.stride)
+        return lines.transpose(1, 2).reshape(-1, lines.shape[1])
+
+    def _images(self, vectors: Tensor, shape: torch.Size) -> Tensor:
+        g = self._geometry
+        kernel, size = _pair(self.weight.shape[2:]), _pair(shape[2:])
+        lines = vectors.reshape(shape[0], -1, vectors.shape[1]).transpose(1, 2)
+        return nn.functional.fold(lines, size, kernel, g.dilation, g.padding, g.stride)
+
+    def _arranged(self, products: Tensor, inputs: Tensor) -> Tensor:
+        g = self._geometry
+        size = [
+            (inputs.shape[2 + i] + 2 * g.padding[i] - g.dilation[i] * (self.weight.shape[2 + i] - 1)
+             - 1) // g.stride[i] + 1
+            for i in range(2)
+        ]  # fmt: skip
+        return products.reshape(len(inputs), *size, -1).permute(0, 3, 1, 2).contiguous()
+
     def _window(self, codes: Tensor) -> Window:
         g = self._geometry
         _, channels, height, width = codes.shape
@@ -240,6 +368,11 @@ class AnalogConv2d(AnalogLayer):
             channels, height, width, *kernel, *g.stride, *g.dilation,
             g.padding[0], g.padding[0], g.padding[1], g.padding[1],
         )  # fmt: skip
+
+
+def along(values: Tensor, outputs: Tensor) -> Tensor:
+    """(outputs,) values, to meet (batch, outputs, ...)."""
+    return values.reshape((1, -1) + (1,) * (outputs.dim() - 2))
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -13,7 +13,9 @@ from cimctl.cli.options import board_options, chosen_board, json_option, seed_op
 
 if TYPE_CHECKING:
     from boards.board import Board
+    from boards.multiply import Matrix
     from boards.tile import Tile
+    from cimctl.calibration.record import Correction
     from firmware_protocol.messages import Region
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -22,6 +24,8 @@ _INPUT = click.option("--input", type=_FILE, required=True, help=".npy or CSV fi
 _OUTPUT = click.option("--output", type=_FILE, help=".npy or CSV file.  [standard output]")
 #: ADC span of vmm where none is given, share of the largest settable one
 _DEFAULT_SLOT = 1
+#: stands for the file that cimctl calibrate keeps for the connected chip
+_CHIPS = "-"
 
 
 def _tile_options(command: F) -> F:
@@ -313,6 +317,17 @@ def pulse(
 @click.option("--transpose", is_flag=True, help="Inputs at the columns, outputs at the rows.")
 @click.option("--single", is_flag=True, help="Every column by itself, not differential pairs.")
 @click.option("--span", type=float, help="ADC span in uA.  [the largest]")
+@click.option(
+    "--calibrated",
+    type=_FILE,
+    is_flag=False,
+    flag_value=_CHIPS,
+    help="Take the converters' errors out, as cimctl calibrate found them for this chip, or as the "
+    "named file has them.",
+)
+@click.option(
+    "--max-age", type=click.FloatRange(0), default=30.0, help="Days that a calibration holds."
+)
 @_OUTPUT
 def vmm(
     tile: int,
@@ -324,6 +339,8 @@ def vmm(
     transpose: bool,
     single: bool,
     span: float | None,
+    calibrated: Path | None,
+    max_age: float,
     output: Path | None,
     json: bool,
     **values: Any,
@@ -331,7 +348,7 @@ def vmm(
     """Multiply vectors of input codes by the conductances of a tile.
 
     The input has one vector a row; negative codes are allowed. Prints ADC codes, one row a vector.
-    Columns are differential pairs unless --single is given.
+    Columns are differential pairs unless --single is given. Calibrated codes are no whole numbers.
 
     \b
     Example:
@@ -364,14 +381,35 @@ def vmm(
         span = high if span is None else span
         if not low <= span <= high:
             raise UsageError(f"The ADC's span is {low:g} to {high:g} uA, not {span:g} uA")
+        correction = _correction(board, matrix, signed, calibrated, max_age)
         board.configure(_DEFAULT_SLOT, board.profile.gain(span))
         products = board.multiply(
             matrix, codes.astype(np.int8 if signed else np.uint8), slot=_DEFAULT_SLOT, signed=signed
         )
+        answer = products.codes
+        if correction is not None:
+            answer = correction.apply(answer)
     said = {
         "tile": tile,
-        "shape": list(products.codes.shape),
+        "shape": list(answer.shape),
+        "calibrated": calibrated is not None,
         "lsb_uA": span / ((1 << board.description.adc_bits) - 1),
         "saturated": products.saturated,
     }
-    _deliver(json, "cimctl.vmm/1", said, "codes", products.codes, output)
+    _deliver(json, "cimctl.vmm/1", said, "codes", answer, output)
+
+
+def _correction(
+    board: Board, matrix: Matrix, signed: bool, calibrated: Path | None, max_age: float
+) -> Correction | None:
+    """What takes the converters' errors out of the products, where it is wanted."""
+    from cimctl.calibration import record
+    from firmware_protocol.constants import Capability
+
+    if calibrated is None:
+        return None
+    path = record.usual_path(board) if calibrated == Path(_CHIPS) else calibrated
+    known = record.load(path)
+    known.check(board, max_age)
+    by_sign = signed and Capability.SIGNED_INPUTS not in board.capabilities
+    return known.correction(matrix, by_sign=by_sign)

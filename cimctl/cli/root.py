@@ -28,6 +28,7 @@ COMMANDS = {
     "wear": ("cimctl.cli.cells", "Say how many pulses the cells of a tile got in their life."),
     "vmm": ("cimctl.cli.cells", "Multiply vectors by the conductances of a tile."),
     "pulse": ("cimctl.cli.cells", "Give open-loop pulses to cells of a tile."),
+    "calibrate": ("cimctl.cli.calibrate", "Measure the converters of a chip, and keep the result."),
     "conformance": ("cimctl.cli.conformance", "Run the regression suite of a board's firmware."),
     "firmware": ("cimctl.cli.firmware", "Build the C reference firmware, or take it to a board."),
     "emu": ("cimctl.cli.emu", "Put an emulated board on a TCP port or pseudo-terminal."),

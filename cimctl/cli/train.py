@@ -44,7 +44,9 @@ _FIELDS = {"init": "initial"}
     help="Folder with the data set's files.  [the user's cache]",
 )
 @click.option(
-    "--algorithm", default="mixed-precision", help="mixed-precision, or fp32 for the baseline."
+    "--algorithm",
+    default="mixed-precision",
+    help="mixed-precision; sgd: pulses in the memory itself; fp32: the digital baseline.",
 )
 @click.option(
     "--epochs", type=click.IntRange(1, 10**6), help="Epochs.  [20 for digits, 13 for others]"
@@ -109,11 +111,18 @@ def train(
         summary = _train(config, state, values, folder)
     text = (
         f"test accuracy {100 * summary['test_accuracy']:.2f} % on {summary['test_images']} images, "
-        f"{summary['writes_per_weight']:.2f} writes a weight, {summary['wall_seconds']:.1f} s\n"
+        f"{_moved(summary)}, {summary['wall_seconds']:.1f} s\n"
         f"written to {folder}"
     )
     schema = summary.pop("schema")
     show(json, schema, {**summary, "folder": str(folder)}, text)
+
+
+def _moved(summary: dict[str, Any]) -> str:
+    """What the weights took: programming, or pulses of an algorithm that sends these."""
+    if summary.get("pulses_per_weight"):
+        return f"{summary['pulses_per_weight']:.1f} pulses a weight"
+    return f"{summary['writes_per_weight']:.2f} writes a weight"
 
 
 def _planned(

@@ -6,6 +6,7 @@ from typing import Any
 
 from boards.board import Board
 from cimctl import convert
+from cimctl.algorithms import ALGORITHMS
 from cimctl.datasets import Dataset
 from cimctl.models import build
 from cimctl.training.config import RunConfig
@@ -28,7 +29,8 @@ def evaluate(state: dict[str, Any], data: Dataset, board: Board | None) -> tuple
     config = RunConfig.from_plain(state["config"])
     model = build(config.model)
     if board is not None:
-        model = convert.convert(model, board, config.settings)
+        in_memory = ALGORITHMS[config.algorithm].IN_MEMORY
+        model = convert.convert(model, board, config.settings, in_memory=in_memory)
     model.load_state_dict(state["model"])
     chip = "none"
     if board is not None:

@@ -13,6 +13,7 @@ _ROWS = (
     ("test_accuracy", "test accuracy (0 to 1)"),
     ("test_images", "test images"),
     ("writes_per_weight", "writes a weight"),
+    ("pulses_per_weight", "open-loop pulses a weight"),
     ("train_images_per_second", "training images a second"),
     ("wall_seconds", "wall time, s"),
     ("tile_ops", "tile operations"),
@@ -43,10 +44,11 @@ def _page(summary: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
     lines += ["| measure | value |", "|---|---|"]
     lines += [f"| {text} | {_shown(summary[key])} |" for key, text in _ROWS]
     lines += [f"| link: {key} | {value} |" for key, value in summary["link"].items()]
-    lines += ["", "| epoch | loss | training accuracy | test accuracy | writes a weight |"]
+    moved, what = _moved(metrics)
+    lines += ["", f"| epoch | loss | training accuracy | test accuracy | {what} |"]
     lines += ["|---|---|---|---|---|"]
     for row in metrics:
-        names = ("epoch", "loss", "train_accuracy", "test_accuracy", "writes_per_weight")
+        names = ("epoch", "loss", "train_accuracy", "test_accuracy", moved)
         cells = [row[name] for name in names]
         lines.append("| " + " | ".join(_shown(cell) for cell in cells) + " |")
     if metrics:
@@ -56,6 +58,13 @@ def _page(summary: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
             "a chip meets fresh converter noise, so two of the same network differ a little.",
         ]
     return "\n".join([*lines, ""])
+
+
+def _moved(metrics: list[dict[str, Any]]) -> tuple[str, str]:
+    """Key and name of what the weights took: pulses of an algorithm that sends these, or writes."""
+    if metrics and metrics[-1].get("pulses_per_weight"):
+        return "pulses_per_weight", "pulses a weight"
+    return "writes_per_weight", "writes a weight"
 
 
 def _plot(path: Path, metrics: list[dict[str, Any]]) -> None:
@@ -72,8 +81,9 @@ def _plot(path: Path, metrics: list[dict[str, Any]]) -> None:
     left.plot(epochs, [1 - row["test_accuracy"] for row in metrics], label="test")
     left.set(xlabel="epoch", ylabel="error", yscale="log", ylim=(None, 1))
     left.legend()
-    right.plot(epochs, [row["writes_per_weight"] for row in metrics], color="black")
-    right.set(xlabel="epoch", ylabel="writes a weight", ylim=(0, None))
+    moved, what = _moved(metrics)
+    right.plot(epochs, [row[moved] for row in metrics], color="black")
+    right.set(xlabel="epoch", ylabel=what, ylim=(0, None))
     image = io.BytesIO()
     figure.savefig(image, dpi=120)
     pyplot.close(figure)

@@ -91,9 +91,13 @@ class Trainer:
         model = build(config.model)
         _try(model, data)
         kind = ALGORITHMS[config.algorithm]
+        bound = config.settings.initial_bound or kind.INITIAL_BOUND
+        if bound:
+            convert.draw_weights(model, bound)
         self._analog = board if kind.ANALOG else None
         if self._analog is not None:
-            model = convert.convert(model, self._analog, config.settings)
+            kind.check(self._analog)
+            model = convert.convert(model, self._analog, config.settings, in_memory=kind.IN_MEMORY)
             if not convert.analog_layers(model):
                 raise UsageError(
                     f"Model '{config.model}' has no linear or convolutional layer for the chip",
@@ -161,7 +165,8 @@ class Trainer:
         labels = torch.from_numpy(self.data.train_labels[chosen])
         self.model.train()
         self.algorithm.optimizer.zero_grad()
-        self.algorithm.schedule(self.progress.batch / self.config.batches)
+        epoch = self.progress.batch // self.config.batches_per_epoch
+        self.algorithm.schedule(self.progress.batch / self.config.batches, epoch)
         outputs = self.model(inputs)
         loss = nn.functional.cross_entropy(outputs, labels)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -175,6 +180,7 @@ class Trainer:
 
     def _end_epoch(self, epoch: int) -> None:
         per_epoch = self.config.batches_per_epoch
+        self.algorithm.read_back()
         tested = min(_EPOCH_TEST_IMAGES, len(self.data.test_images))
         line = {
             "epoch": epoch + 1,
@@ -183,6 +189,7 @@ class Trainer:
             "test_accuracy": self.accuracy(tested),
             "test_images": tested,
             "writes_per_weight": self.algorithm.writes_per_weight,
+            "pulses_per_weight": self.algorithm.pulses_per_weight,
             "train_seconds_so_far": self.progress.train_seconds,
         }
         self.progress.loss, self.progress.correct = 0.0, 0
@@ -206,15 +213,18 @@ class Trainer:
         """Writes the checkpoint."""
         self.progress.wall_seconds += time.perf_counter() - self._began
         self._began = time.perf_counter()
-        layers = convert.analog_layers(self.model)
+        board = None if self._analog is None else self._board_state(self._analog)
+        if self.progress.batch % self.config.batches_per_epoch:
+            # After the snapshot: a run that was never stopped does not read within an epoch.
+            self.algorithm.read_back()
         state = {
             "config": self.config.plain(),
             "data": self.data.fingerprint,
             "model": self.model.state_dict(),
-            "layers": [{"ranges": vars(layer.ranges), "writes": layer.writes} for layer in layers],
+            "layers": [_layer_state(layer) for layer in convert.analog_layers(self.model)],
             "algorithm": self.algorithm.state_dict(),
             "random": torch.get_rng_state(),
-            "board": None if self._analog is None else self._board_state(self._analog),
+            "board": board,
             "progress": {**vars(self.progress), "link": self._link_counts()},
         }
         checkpoint.save(self.folder / checkpoint.NAME, state)
@@ -236,6 +246,15 @@ class Trainer:
         if self._analog is None:
             return
         writes = self._analog.status().writes
+        lowest, highest = self._analog.profile.device.initial_uS
+        in_memory = ALGORITHMS[self.config.algorithm].IN_MEMORY
+        if in_memory and self.config.initial == "read" and not writes and lowest == highest:
+            raise UsageError(
+                "This chip was never programmed and all its weights are 0: nothing can be learnt "
+                "from there",
+                left="Nothing was trained",
+                next="Start from programmed weights: --init program",
+            )
         if writes and self.config.initial == "read":
             self._notify(
                 f"This chip has been programmed before ({writes} cell writes): training starts "
@@ -318,6 +337,7 @@ class Trainer:
             "train_images_per_second": images / max(self.progress.train_seconds, 1e-9),
             "wall_seconds": self.progress.wall_seconds,
             "writes_per_weight": self.algorithm.writes_per_weight,
+            "pulses_per_weight": self.algorithm.pulses_per_weight,
             "tile_ops": spent["tile_operations"],
             "chip_seconds": spent["time"] / 1e9,
             "chip_joules": spent["energy"] / 1e12,
@@ -381,6 +401,13 @@ def load_layers(model: nn.Module, saved: list[dict[str, Any]]) -> None:
         for name, value in state["ranges"].items():
             setattr(layer.ranges, name, value)
         layer.writes = state["writes"]
+        if layer.chip is not None:
+            layer.chip.load_state_dict(state["chip"])
+
+
+def _layer_state(layer: AnalogLayer) -> dict[str, Any]:
+    chip = None if layer.chip is None else layer.chip.state_dict()
+    return {"ranges": vars(layer.ranges), "writes": layer.writes, "chip": chip}
 
 
 def weights_digest(model: nn.Module) -> str:

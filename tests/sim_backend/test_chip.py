@@ -33,6 +33,13 @@ def with_noise(profile: Profile, **imperfections: float) -> Profile:
 
 
 QUIET, QUIET_TALL = with_noise(EMU), with_noise(TALL)
+#: whatever can be wrong with lines, wires and temperature
+UNEVEN = with_noise(
+    EMU, read_noise_uS=0.5, adc_noise_lsb=2.0, adc_gain_variation=0.05, adc_offset_lsb=3.0,
+    adc_inl_lsb=1.5, dac_gain_variation=0.02, row_wire_ohm=2.0, column_wire_ohm=1.0,
+    sneak_ratio=0.01, conductance_ppm_per_K=1500.0, adc_gain_ppm_per_K=-700.0, temperature_C=61.0,
+)  # fmt: skip
+BOTH = pytest.mark.parametrize("profile", [EMU, UNEVEN], ids=["even", "uneven"])
 
 
 def chip_of(profile: Profile, seed: int = 0) -> Chip:
@@ -278,14 +285,15 @@ def gather(chip: Chip, product: Product, batches: list[Any]) -> Any:
     return np.concatenate([chip.multiply(product, part)[0] for part in batches])
 
 
+@BOTH
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(data=st.data(), cuts=st.sets(st.integers(1, 11), max_size=4), seed=st.integers(0, 99))
 def test_a_split_batch_has_the_bits_of_the_whole_with_noise_on(
-    data: st.DataObject, cuts: set[int], seed: int
+    profile: Profile, data: st.DataObject, cuts: set[int], seed: int
 ) -> None:
     product = noisy_product(data)
     vectors = np.random.default_rng(seed).integers(0, 256, (12, inputs_of(product)))
-    one, other = chip_of(EMU, seed), chip_of(EMU, seed)
+    one, other = chip_of(profile, seed), chip_of(profile, seed)
     whole = gather(one, product, [vectors])
     parts = gather(other, product, np.split(vectors, sorted(cuts)))
     assert np.array_equal(whole, parts)
@@ -294,10 +302,11 @@ def test_a_split_batch_has_the_bits_of_the_whole_with_noise_on(
     assert not np.array_equal(whole, gather(one, product, [vectors]))
 
 
+@BOTH
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(data=st.data(), seed=st.integers(0, 99))
 def test_images_in_strips_of_output_rows_have_the_bits_of_the_whole_with_noise_on(
-    data: st.DataObject, seed: int
+    profile: Profile, data: st.DataObject, seed: int
 ) -> None:
     stride, kernel, dilation, bottom = (data.draw(st.integers(1, 3)) for _ in range(4))
     top, channels = data.draw(st.integers(0, 2)), data.draw(st.integers(1, 3))
@@ -305,7 +314,7 @@ def test_images_in_strips_of_output_rows_have_the_bits_of_the_whole_with_noise_o
     inputs = channels * kernel * 3
     product = dataclasses.replace(data.draw(products(inputs)), slot=SLOT)
     pixels = np.random.default_rng(seed).integers(0, 256, (1, channels, 13, 7))
-    one, other = chip_of(EMU, seed), chip_of(EMU, seed)
+    one, other = chip_of(profile, seed), chip_of(profile, seed)
     whole, _ = one.multiply(dataclasses.replace(product, window=window), pixels)
     height, _ = output_size(window)
     cuts = sorted(data.draw(st.sets(st.integers(1, max(1, height - 1)), max_size=3)) | {height})
@@ -327,21 +336,23 @@ def test_images_in_strips_of_output_rows_have_the_bits_of_the_whole_with_noise_o
     assert np.array_equal(one.cells.positions, other.cells.positions)
 
 
-def test_images_in_batches_have_the_bits_of_the_whole_with_noise_on() -> None:
+@BOTH
+def test_images_in_batches_have_the_bits_of_the_whole_with_noise_on(profile: Profile) -> None:
     window = Window(1, 8, 8, 3, 3, 1, 1, 1, 1, 0, 0, 0, 0)
     regions = (Region(0, 0, 4, 0, 8), Region(0, 4, 5, 0, 8))
     product = Product(SLOT, regions, 2, False, True, window)
     pixels = np.random.default_rng(1).integers(0, 256, (6, 1, 8, 8))
-    one, other = chip_of(EMU, 2), chip_of(EMU, 2)
+    one, other = chip_of(profile, 2), chip_of(profile, 2)
     parts = gather(other, product, [pixels[:1], pixels[1:4], pixels[4:]])
     assert np.array_equal(gather(one, product, [pixels]), parts)
 
 
-def test_images_have_the_noise_of_the_vectors_that_they_unroll_to() -> None:
+@BOTH
+def test_images_have_the_noise_of_the_vectors_that_they_unroll_to(profile: Profile) -> None:
     window = Window(2, 6, 7, 3, 2, 2, 1, 1, 2, 1, 0, 0, 2)
     product = Product(SLOT, (Region(1, 5, 12, 4, 20),), 1, False, True, None)
     pixels = np.random.default_rng(1).integers(0, 256, (3, 2, 6, 7))
-    one, other = chip_of(EMU, 2), chip_of(EMU, 2)
+    one, other = chip_of(profile, 2), chip_of(profile, 2)
     as_images, _ = one.multiply(dataclasses.replace(product, window=window), pixels)
     as_vectors, _ = other.multiply(product, unrolled(pixels, window).reshape(-1, 12))
     outputs = as_images.reshape(3, 10, -1).transpose(0, 2, 1).reshape(-1, 10)
@@ -362,6 +373,7 @@ def test_tiles_and_seeds_have_noise_of_their_own() -> None:
 # --- reading -------------------------------------------------------------------------------------
 
 
+@BOTH
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     cuts=st.sets(st.integers(1, 9), max_size=4),
@@ -370,9 +382,9 @@ def test_tiles_and_seeds_have_noise_of_their_own() -> None:
     seed=st.integers(0, 99),
 )
 def test_a_read_in_parts_has_the_bits_of_the_read_in_one(
-    cuts: set[int], samples: int, by_rows: bool, seed: int
+    profile: Profile, cuts: set[int], samples: int, by_rows: bool, seed: int
 ) -> None:
-    one, other = Chip(EMU, seed), Chip(EMU, seed)
+    one, other = Chip(profile, seed), Chip(profile, seed)
     whole = one.read(Region(2, 3, 10, 7, 10), samples, last=True).reshape(10, 10)
     edges = [0, *sorted(cuts), 10]
     parts = []

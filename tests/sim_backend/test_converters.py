@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from sim_backend.converters import (
     Converter,
     Positions,
+    bowed,
     convert_planes,
     convert_planes_numpy,
     round_shift,
 )
+from sim_backend.mismatch import LineErrors
 
 NOWHERE = Positions(np.uint64(0), 0, 1, 0)
 KINDS = [convert_planes, convert_planes_numpy]
@@ -32,10 +34,17 @@ def no_power(shape: tuple[int, ...]) -> Any:
     return np.zeros((shape[0], shape[2]), dtype=np.float32)
 
 
-def converted(convert: Any, totals: Any, settings_: Converter) -> tuple[list[int], int]:
+def random_errors(rng: np.random.Generator, outputs: int) -> LineErrors:
+    spreads = ((1.0, 0.1), (0.0, 5.0), (0.0, 3.0))
+    return LineErrors(*(rng.normal(mean, spread, outputs) for mean, spread in spreads))
+
+
+def converted(
+    convert: Any, totals: Any, settings_: Converter, errors: LineErrors | None = None
+) -> tuple[list[int], int]:
     row = np.asarray(totals, dtype=np.int64).reshape(1, -1, 1)
     out = np.zeros(row.shape, dtype=np.int16)
-    saturated = convert(planes(row), no_power(row.shape), settings_, NOWHERE, out)
+    saturated = convert(planes(row), no_power(row.shape), settings_, NOWHERE, out, errors)
     return [int(code) for code in out.reshape(-1)], saturated
 
 
@@ -54,12 +63,13 @@ def converted(convert: Any, totals: Any, settings_: Converter) -> tuple[list[int
     stride=st.integers(1, 9),
     layout=st.sampled_from(("whole", "part", "strided", "reversed")),
     scale=st.integers(0, 32),
+    uneven=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_compiled_conversion_has_the_bits_of_the_oracle(
     batch: int, outputs: int, places: int, multiplier: int, shift: int, bits: int,
     read_variance: float, adc_variance: float, column: int, first: int, stride: int, layout: str,
-    scale: int, seed: int,
+    scale: int, uneven: bool, seed: int,
 ) -> None:  # fmt: skip
     rng = np.random.default_rng(seed)
     sums = planes(rng.integers(-(2**scale), 2**scale, (batch, outputs, places), endpoint=True))
@@ -75,14 +85,15 @@ def test_compiled_conversion_has_the_bits_of_the_oracle(
         "strided": lambda a: a[:, ::3, ::2],
         "reversed": lambda a: a[::-1, outputs - 1 :: -1, :places],
     }
+    errors = random_errors(rng, outputs) if uneven else None
     one, other = start.copy(), start.copy()
     if layout == "whole":
         one, other = (np.ascontiguousarray(view[layout](a)) for a in (one, other))
-        count = convert_planes(sums, power, settings_, place, one)
-        expected = convert_planes_numpy(sums, power, settings_, place, other)
+        count = convert_planes(sums, power, settings_, place, one, errors)
+        expected = convert_planes_numpy(sums, power, settings_, place, other, errors)
     else:
-        count = convert_planes(sums, power, settings_, place, view[layout](one))
-        expected = convert_planes_numpy(sums, power, settings_, place, view[layout](other))
+        count = convert_planes(sums, power, settings_, place, view[layout](one), errors)
+        expected = convert_planes_numpy(sums, power, settings_, place, view[layout](other), errors)
     assert count == expected
     # Compared whole: nothing outside the view may be touched either.
     assert np.array_equal(one, other)
@@ -130,6 +141,35 @@ def test_saturation_ends_at_the_range_and_counts_only_what_was_cut(convert: Any)
     # 255 / 2 = 127.5 rounds to 128 and is cut; -257 / 2 = -128.5 rounds to -128 and is not.
     assert codes == [127, 127, 127, 127, -128, -128, -128, -128]
     assert saturated == 5
+
+
+@pytest.mark.parametrize("convert", KINDS)
+def test_a_converters_own_errors_are_the_written_arithmetic(convert: Any) -> None:
+    """Gain before offset, both before rounding; each output has its own."""
+    errors = LineErrors(np.array([1.25, 1.0, 0.5]), np.array([0.0, -7.4, 3.0]), np.zeros(3))
+    codes, _ = converted(convert, [80, 80, 80], Converter(1, 1, -128, 127, 0, 0), errors)
+    assert codes == [50, 33, 23]
+    far = LineErrors(np.ones(2), np.array([100.0, -100.0]), np.zeros(2))
+    codes, saturated = converted(convert, [80, -80], Converter(1, 1, -128, 127, 0, 0), far)
+    assert codes == [127, -128] and saturated == 2
+
+
+@pytest.mark.parametrize("convert", KINDS)
+def test_a_bow_is_zero_at_both_ends_and_the_middle_and_as_large_as_it_says(convert: Any) -> None:
+    levels = np.arange(-2048, 2048)
+    count = levels.size
+    errors = LineErrors(np.ones(count), np.zeros(count), np.full(count, 100.0))
+    settings_ = Converter(1, 1, -2048, 2047, 0, 0)
+    bow = np.array(converted(convert, 2 * levels, settings_, errors)[0]) - levels
+    assert bow[0] == bow[2048] == bow[4095] == 0
+    assert bow.max() == 100 and bow.min() == -100
+    # u - u^3 is largest at u = 1 / sqrt(3).
+    assert abs(levels[bow.argmax()] / 2048 - 3**-0.5) < 0.05
+    assert np.array_equal(bow[1:2048], -bow[:2048:-1])
+
+
+def test_a_bow_ends_with_the_range() -> None:
+    assert not bowed(np.array([-9.0, -1.0, 1.0, 9.0])).any()
 
 
 @pytest.mark.parametrize("convert", KINDS)

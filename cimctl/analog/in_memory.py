@@ -1,0 +1,230 @@
+"""Layers whose weights live on the chip only: forward, backward and update are made there.
+
+A weight is a cell minus the reference cell in the column beside it, which training leaves alone.
+The layer computes ``alpha * (W x) + bias`` with ``alpha`` fixed when W was programmed (weight
+scaling, arXiv 1906.02698); backward is ``W^T (alpha d)``, by the transposed product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from boards.board import Board
+from boards.multiply import Matrix
+from cimctl.analog.compensation import Compensations
+from cimctl.analog.layers import AnalogConv2d, AnalogLayer, AnalogLinear, WeightRule, along
+from cimctl.calibration.record import Calibration
+
+WeightScaling = Literal["off", "tensor", "column"]
+Counts = np.ndarray[Any, Any]
+
+#: readings averaged where a reference is taken from the symmetry point [ours]
+_REFERENCE_SAMPLES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class SingleSided(WeightRule):
+    """A weight above a reference cell; ``low`` and ``high`` are the device's nominal bounds.
+
+    Attributes:
+        zero: 16-bit conductance of weight 0, which references get.
+        scaling: whether the largest weight, of the layer or of each output, is programmed as omega.
+        omega: the weight that it becomes.
+        zero_shift: pulses up and down in turn that bring a cell to its symmetry point, where its
+            reference is then put; 0 leaves references at weight 0.
+        set_mV, width_ns: the pulse of one step; a RESET has the same amplitude.
+        most: pulses that a cell may get in one command.
+    """
+
+    zero: int
+    scaling: WeightScaling
+    omega: float
+    zero_shift: int
+    set_mV: int
+    width_ns: int
+    most: int
+
+    @property
+    def largest(self) -> float:
+        return max(self.zero - self.low, self.high - self.zero) * self.unit
+
+
+class InMemoryLayer(AnalogLayer):
+    """Base of the layers whose weights live on the chip only.
+
+    Attributes:
+        weight: W as it was last programmed or read; products and updates do not use it.
+        scale: (outputs,) alpha, fixed.
+        reference: (weights,) 16-bit conductances of the reference cells.
+        tape: inputs and descent directions of the products since the last update, in units of W.
+    """
+
+    reference: Tensor
+    rule: SingleSided
+
+    def __init__(self, source: nn.Conv2d | nn.Linear, name: str) -> None:
+        super().__init__(source, name)
+        ones = torch.ones(self.weight.shape[0])
+        self.scale = nn.Parameter(ones, requires_grad=False)
+        self.register_buffer("reference", torch.zeros(self.weight.numel(), dtype=torch.float64))
+        self.tape: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
+
+    def attach(
+        self,
+        board: Board,
+        matrix: Matrix,
+        slots: tuple[int, int],
+        rule: WeightRule,
+        compensations: Compensations | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        assert isinstance(rule, SingleSided) and compensations is not None
+        super().attach(board, matrix, slots, rule, compensations, calibration)
+        self.reference.fill_(rule.zero)
+
+    # ------------------------------------------------------------------ weights
+
+    def fit_window(self) -> None:
+        """Weight scaling: W becomes W / alpha, ``alpha = max|W| / omega``."""
+        if self.rule.scaling == "off":
+            return
+        largest = self.weight.data.flatten(1).abs().amax(1)
+        if self.rule.scaling == "tensor":
+            largest = largest.amax().expand_as(largest)
+        alpha = torch.where(largest > 0, largest / self.rule.omega, torch.ones(()))
+        self.weight.data.div_(alpha.reshape((-1,) + (1,) * (self.weight.dim() - 1)))
+        self.scale.data.mul_(alpha)
+
+    def put(self, cycles: int | None = None) -> None:
+        """Programs the weights, and before that the references."""
+        if self.rule.zero_shift:
+            self._shift_zero()
+        super().put(cycles)
+
+    def _shift_zero(self) -> None:
+        """Brings each cell to its symmetry point and notes the conductance for its reference."""
+        ones = np.ones(self._grid, dtype=np.int32)
+        for number in range(self.rule.zero_shift):
+            self._send(ones if number % 2 == 0 else -ones)
+        found = self._readings(_REFERENCE_SAMPLES)[..., 0]
+        self.reference.copy_(torch.from_numpy(found.reshape(-1).astype(np.float64)))
+
+    def _targets(
+        self, index: np.ndarray[Any, Any], weights: np.ndarray[Any, Any]
+    ) -> tuple[np.ndarray[Any, Any], ...]:
+        # A board takes no target beyond the nominal bounds.
+        rule = self.rule
+        reference = np.clip(self.reference.numpy()[index], rule.low, rule.high)
+        return np.clip(np.rint(reference + weights / rule.unit), rule.low, rule.high), reference
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        """(outputs, inputs)."""
+        return self.weight.shape[0], self.weight[0].numel()
+
+    # ------------------------------------------------------------------ pulses
+
+    def pulse(self, up: Counts, down: Counts) -> int:
+        """Sends pulses: all that go up, then all that go down.
+
+        Args:
+            up, down: (outputs, inputs) pulses of each cell, not negative.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            SafetyRefusal: a limit of the cell's life, or of the pulse, would be passed.
+        """
+        self._send(up)
+        self._send(-down)
+        return int(up.sum()) + int(down.sum())
+
+    def _send(self, counts: Counts) -> None:
+        """Pulses of one direction, in as many commands as their limit asks for."""
+        left = counts.reshape(-1)
+        while True:
+            now = np.clip(left, -self.rule.most, self.rule.most)
+            cells = np.flatnonzero(now)
+            if not cells.size:
+                return
+            places = self._places[cells]
+            for tile in np.unique(places[:, 0]):
+                mine = places[:, 0] == tile
+                self._board.tiles[int(tile)].pulse(
+                    places[mine, 1],
+                    places[mine, 2],
+                    now[cells[mine]].astype(np.int16),
+                    set_mV=self.rule.set_mV,
+                    reset_mV=self.rule.set_mV,
+                    width_ns=self.rule.width_ns,
+                )
+            left = left - now
+
+    # ------------------------------------------------------------------ products
+
+    def _product(self, inputs: Tensor, bias: Tensor | None) -> Tensor:
+        result: Tensor = InMemoryProduct.apply(inputs, self.weight, self)  # type: ignore[no-untyped-call]
+        return result if bias is None else result + along(bias, result)
+
+    def multiply(self, inputs: Tensor) -> tuple[np.ndarray[Any, Any], Tensor]:
+        """(vectors, inputs) as the chip gets them, and the layer's outputs without bias."""
+        assert self.chip is not None
+        vectors = self._vectors(inputs).contiguous().numpy()
+        products = torch.from_numpy(self.chip.forward(vectors, learning=self.training))
+        return vectors, self._arranged(products.mul_(self.scale.data), inputs)
+
+    def multiply_back(
+        self, vectors: np.ndarray[Any, Any], outer: Tensor, shape: torch.Size | None
+    ) -> Tensor | None:
+        """Notes a gradient for the update; returns the one of the inputs where it is wanted.
+
+        Args:
+            vectors: (vectors, inputs) of the forward product.
+            outer: gradient of the outputs.
+            shape: shape of the inputs; None where their gradient is not wanted.
+        """
+        assert self.chip is not None
+        lines = outer.movedim(1, -1).reshape(-1, outer.shape[1])
+        # The weight on the chip is W / alpha: its learning rate is divided by alpha, its gradient
+        # by d has alpha as a factor.
+        self.tape.append((vectors, (-lines / self.scale.data).numpy()))
+        if shape is None:
+            return None
+        back = self.chip.backward((lines * self.scale.data).numpy(), learning=self.training)
+        return self._images(torch.from_numpy(back), shape)
+
+
+class InMemoryLinear(InMemoryLayer, AnalogLinear):
+    """A linear layer; inputs (batch, inputs), outputs (batch, outputs)."""
+
+
+class InMemoryConv2d(InMemoryLayer, AnalogConv2d):
+    """A convolution, unrolled here: each of its places is a vector."""
+
+
+class InMemoryProduct(torch.autograd.Function):
+    """Forward and backward products on the chip; the weight's gradient goes to the layer's tape."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, layer: InMemoryLayer) -> Tensor:
+        """
+        Args:
+            inputs: (batch, ...) input of the layer.
+            weight: has backward called also where no input has a gradient.
+            layer: makes the products.
+        """
+        vectors, outputs = layer.multiply(inputs.detach())
+        ctx.layer, ctx.vectors, ctx.shape = layer, vectors, inputs.shape
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
+        (outer,) = gradients
+        shape = ctx.shape if ctx.needs_input_grad[0] else None
+        return ctx.layer.multiply_back(ctx.vectors, outer, shape), None, None

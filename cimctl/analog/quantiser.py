@@ -1,0 +1,82 @@
+"""The DAC: real inputs to signed codes, vector by vector, rounded to nearest or stochastically.
+
+``quantise`` is compiled; ``quantise_numpy`` is its oracle, with the same bits.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from cimctl.analog.draws import hash_at, hash_numpy
+
+Codes = npt.NDArray[np.int8]
+Floats = npt.NDArray[np.float32]
+
+
+def quantise(values: Floats, scale: Floats, top: int, *, key: int = 0, first: int = -1) -> Codes:
+    """Codes of a batch: ``clip(round(value / scale * top), -top, top)``.
+
+    Args:
+        values: (vectors, lines).
+        scale: (vectors,) value that the largest code stands for, above 0.
+        top: largest code, at most 127.
+        key: of the draws of stochastic rounding.
+        first: position of the first vector's draws; -1 rounds to nearest, half to even.
+    """
+    out = np.empty(values.shape, dtype=np.int8)
+    _quantise(values, scale, float(top), np.uint64(key), first, out)
+    return out
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
+def _quantise(values, scale, top, key, first, out):  # type: ignore[no-untyped-def]
+    vectors, lines = values.shape
+    for v in range(vectors):
+        factor = top / np.float64(scale[v])
+        if first < 0:
+            for i in range(lines):
+                code = np.rint(np.float64(values[v, i]) * factor)
+                out[v, i] = np.int8(min(top, max(-top, code)))
+            continue
+        hashed = np.uint64(0)
+        for i in range(lines):
+            if i & 3 == 0:
+                hashed = hash_at(key, np.uint64(first + v), np.uint64(i >> 2))
+            lane = (hashed >> np.uint64(16 * (i & 3))) & np.uint64(0xFFFF)
+            up = (np.float64(lane) + 0.5) * 2.0**-16
+            code = np.floor(np.float64(values[v, i]) * factor + up)
+            out[v, i] = np.int8(min(top, max(-top, code)))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
+def _largest(values, out):  # type: ignore[no-untyped-def]
+    for v in range(values.shape[0]):
+        most = np.float32(0.0)
+        for i in range(values.shape[1]):
+            most = max(most, abs(values[v, i]))
+        out[v] = most
+
+
+def largest_magnitudes(values: Floats) -> Floats:
+    """(vectors,) the largest magnitude of each vector; ``np.abs(values).max(axis=1)``, compiled."""
+    out = np.empty(len(values), dtype=np.float32)
+    _largest(values, out)
+    return out
+
+
+def quantise_numpy(
+    values: Floats, scale: Floats, top: int, *, key: int = 0, first: int = -1
+) -> Codes:
+    """The oracle of ``quantise``: same arguments, same bits."""
+    exact = values.astype(np.float64) * (top / scale.astype(np.float64))[:, None]
+    if first < 0:
+        codes = np.rint(exact)
+    else:
+        line = np.arange(values.shape[1])
+        vector = first + np.arange(len(values))
+        hashed = hash_numpy(key, vector[:, None], line[None, :] >> 2)
+        lanes = (hashed >> (16 * (line & 3)).astype(np.uint64)) & np.uint64(0xFFFF)
+        codes = np.floor(exact + (lanes.astype(np.float64) + 0.5) * 2.0**-16)
+    return np.clip(codes, -top, top).astype(np.int8)
