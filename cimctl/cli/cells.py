@@ -49,7 +49,7 @@ def _size_options(command: F) -> F:
 
 
 @contextmanager
-def _tile(
+def opened_tile(
     values: dict[str, Any], number: int, *, powered: bool = True
 ) -> Iterator[tuple[Board, Tile]]:
     from boards.errors import UsageError
@@ -66,7 +66,7 @@ def _tile(
         yield board, board.tiles[number]
 
 
-def _region(tile: Tile, row: int, column: int, rows: int | None, columns: int | None) -> Region:
+def region_of(tile: Tile, row: int, column: int, rows: int | None, columns: int | None) -> Region:
     from boards.errors import UsageError
     from firmware_protocol.messages import Region
 
@@ -129,8 +129,8 @@ def read(
     Example:
       cimctl read --board emu --tile 0 --rows 4 --columns 8
     """
-    with _tile(values, tile) as (board, opened):
-        region = _region(opened, row, column, rows, columns)
+    with opened_tile(values, tile) as (board, opened):
+        region = region_of(opened, row, column, rows, columns)
         units = opened.read(region, samples)
         conductances = board.profile.microsiemens(1) * units
     said = {
@@ -163,8 +163,8 @@ def wear(
     Example:
       cimctl wear --board brram-soc --port /dev/ttyUSB0 --tile 0
     """
-    with _tile(values, tile, powered=False) as (board, opened):
-        pulses = opened.wear(_region(opened, row, column, rows, columns))
+    with opened_tile(values, tile, powered=False) as (board, opened):
+        pulses = opened.wear(region_of(opened, row, column, rows, columns))
         limits = board.description
     said = {
         "tile": tile,
@@ -211,8 +211,8 @@ def program(
     targets = read_matrix(input)
     if tolerance is not None and tolerance <= 0:
         raise UsageError(f"A tolerance of {tolerance} uS cannot be met", next="Give a positive one")
-    with _tile(values, tile) as (board, opened):
-        region = _region(opened, row, column, *targets.shape)
+    with opened_tile(values, tile) as (board, opened):
+        region = region_of(opened, row, column, *targets.shape)
         programming = board.profile.programming
         chosen = np.argwhere(~np.isnan(targets))
         wanted = targets[chosen[:, 0], chosen[:, 1]]
@@ -292,8 +292,8 @@ def pulse(
     from cimctl.tables import read_integers
 
     counts = read_integers(input, -32767, 32767)
-    with _tile(values, tile) as (_, opened):
-        region = _region(opened, row, column, *counts.shape)
+    with opened_tile(values, tile) as (_, opened):
+        region = region_of(opened, row, column, *counts.shape)
         chosen = np.argwhere(counts != 0)
         if not len(chosen):
             raise UsageError(f"'{input}' counts no pulse", left="Nothing was changed")
@@ -360,7 +360,7 @@ def vmm(
     from boards.multiply import Matrix
     from cimctl.tables import read_integers
 
-    with _tile(values, tile) as (board, opened):
+    with opened_tile(values, tile) as (board, opened):
         bits = board.description.input_bits
         codes = read_integers(input, -(1 << (bits - 1)), (1 << bits) - 1)
         signed = bool((codes < 0).any())
@@ -370,7 +370,7 @@ def vmm(
                 f"signed codes have {bits} bits in all",
                 left="Nothing was sent",
             )
-        region = _region(opened, row, column, rows, columns)
+        region = region_of(opened, row, column, rows, columns)
         if not single and (region.columns % 2 or region.column % 2):
             raise UsageError(
                 f"{region.columns} columns from {region.column} are no pairs",

@@ -29,6 +29,10 @@ COMMANDS = {
     "vmm": ("cimctl.cli.cells", "Multiply vectors by the conductances of a tile."),
     "pulse": ("cimctl.cli.cells", "Give open-loop pulses to cells of a tile."),
     "calibrate": ("cimctl.cli.calibrate", "Measure the converters of a chip, and keep the result."),
+    "characterize": (
+        "cimctl.cli.characterize",
+        "Fit device models to measured pulse responses, and measure these.",
+    ),
     "conformance": ("cimctl.cli.conformance", "Run the regression suite of a board's firmware."),
     "firmware": ("cimctl.cli.firmware", "Build the C reference firmware, or take it to a board."),
     "emu": ("cimctl.cli.emu", "Put an emulated board on a TCP port or pseudo-terminal."),

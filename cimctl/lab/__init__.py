@@ -1,0 +1,1 @@
+"""Characterisation of devices: from measured pulse responses to the parameters of a model."""
