@@ -13,9 +13,11 @@ from boards.device_settings import StepSettings
 from boards.errors import UnsupportedError, UsageError
 from cimctl.algorithms.settings import Settings
 from cimctl.analog.compensation import Compensations
-from cimctl.analog.in_memory import InMemoryConv2d, InMemoryLinear, SingleSided
+from cimctl.analog.fast_array import FastArray
+from cimctl.analog.in_memory import InMemoryConv2d, InMemoryLayer, InMemoryLinear, SingleSided
 from cimctl.analog.layers import AnalogConv2d, AnalogLayer, AnalogLinear, WeightRule
 from cimctl.analog.placement import place
+from cimctl.analog.pulsed_array import Pulse
 from cimctl.calibration import record
 
 
@@ -26,6 +28,7 @@ def convert(
     *,
     digital: Collection[str] = (),
     in_memory: bool = False,
+    arrays: int = 0,
 ) -> nn.Module:
     """A copy of a model with its linear and convolutional layers on the chip.
 
@@ -39,6 +42,7 @@ def convert(
         digital: names of layers that stay digital.
         in_memory: whether weights live on the chip only (``cimctl.analog.in_memory``); otherwise
             the layers have a digital copy that their gradients are made with.
+        arrays: further arrays of each in-memory layer: 1 for a fast array.
 
     Raises:
         UsageError: the layers do not fit the board, or one of them cannot be converted.
@@ -58,26 +62,41 @@ def convert(
     settings = settings or Settings()
     for layer in analog_layers(converted):
         layer.normalise(inputs=settings.input_normalisation, outputs=settings.output_normalisation)
-    attach(converted, board, settings, in_memory=in_memory)
+    attach(converted, board, settings, in_memory=in_memory, arrays=arrays)
     return converted
 
 
-def attach(model: nn.Module, board: Board, settings: Settings, *, in_memory: bool = False) -> None:
+def attach(
+    model: nn.Module,
+    board: Board,
+    settings: Settings,
+    *,
+    in_memory: bool = False,
+    arrays: int = 0,
+) -> None:
     """Places the analog layers of a model on a board."""
     layers = analog_layers(model)
-    matrices = place([layer.demand() for layer in layers], board.description)
+    demands = [layer.demand() for layer in layers]
+    further = [replace(demand, name=f"{demand.name}, A") for demand in demands] * arrays
+    matrices = place([*demands, *further], board.description)
     count = len(layers)
-    if count * (1 + in_memory) >= board.description.slots:
-        each = "twice as many" if in_memory else "as many"
+    needed = count * (1 + in_memory + arrays)
+    if needed >= board.description.slots:
         raise UsageError(
-            f"{count} layers need {each} configuration slots and one more; the board has "
+            f"{count} layers need {needed} configuration slots and one more; the board has "
             f"{board.description.slots}"
         )
     rule = single_sided(board, settings) if in_memory else weight_rule(board, settings)
     rules = compensations(settings, in_memory=in_memory)
     known = known_calibration(board) if settings.calibration == "on" else None
-    for slot, (layer, matrix) in enumerate(zip(layers, matrices, strict=True), start=1):
+    for slot, (layer, matrix) in enumerate(zip(layers, matrices, strict=False), start=1):
         layer.attach(board, matrix, (slot, slot + count * in_memory), rule, rules, known)
+    for slot, (layer, matrix) in enumerate(
+        zip(layers, matrices[count:], strict=False), start=2 * count + 1
+    ):
+        assert isinstance(layer, InMemoryLayer) and isinstance(rule, SingleSided)
+        bounds = rule.low, rule.high
+        layer.fast = FastArray(board, matrix, slot, rule.pulse, bounds, rule.unit, rule.tolerance)
 
 
 def known_calibration(board: Board) -> record.Calibration:
@@ -171,9 +190,11 @@ def single_sided(board: Board, settings: Settings) -> SingleSided:
         scaling="tensor" if settings.weight_scaling == "auto" else settings.weight_scaling,
         omega=settings.weight_scaling_omega,
         zero_shift=settings.zero_shift,
-        set_mV=round(device.pulse.amplitude_mV),
-        width_ns=round(device.pulse.width_ns),
-        most=min(profile.limits.pulses_per_command, board.description.pulses_per_command),
+        pulse=Pulse(
+            set_mV=round(device.pulse.amplitude_mV),
+            width_ns=round(device.pulse.width_ns),
+            most=min(profile.limits.pulses_per_command, board.description.pulses_per_command),
+        ),
     )
 
 

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from cimctl.algorithms.base import Algorithm
 from cimctl.algorithms.fp32 import Fp32
-from cimctl.algorithms.in_memory_sgd import InMemorySgd
+from cimctl.algorithms.in_memory import InMemory, InMemorySgd
 from cimctl.algorithms.mixed_precision import MixedPrecision
+from cimctl.algorithms.transfer import Agad, ChoppedTikiTaka, TikiTaka, TikiTaka1
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     "mixed-precision": MixedPrecision,
     "sgd": InMemorySgd,
+    "ttv1": TikiTaka1,
+    "ttv2": TikiTaka,
+    "c-ttv2": ChoppedTikiTaka,
+    "agad": Agad,
     "fp32": Fp32,
 }
-__all__ = ["ALGORITHMS", "Algorithm", "Fp32", "InMemorySgd", "MixedPrecision"]
+__all__ = [
+    "ALGORITHMS",
+    "Agad",
+    "Algorithm",
+    "ChoppedTikiTaka",
+    "Fp32",
+    "InMemory",
+    "InMemorySgd",
+    "MixedPrecision",
+    "TikiTaka",
+    "TikiTaka1",
+]

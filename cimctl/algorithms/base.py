@@ -38,6 +38,8 @@ class Algorithm(ABC):
     ANALOG: ClassVar[bool] = True
     #: whether weights live on the chip only
     IN_MEMORY: ClassVar[bool] = False
+    #: arrays of a layer beside its weights
+    ARRAYS: ClassVar[int] = 0
     #: first weights are uniform up to this over the root of a layer's inputs; 0: torch's own
     INITIAL_BOUND: ClassVar[float] = 0.0
 
@@ -91,6 +93,9 @@ class Algorithm(ABC):
     @abstractmethod
     def step(self) -> None:
         """Applies the gradients of a batch, which the parameters hold."""
+
+    def prepare(self) -> None:  # noqa: B027 - most algorithms have nothing to prepare
+        """Before a training begins, not before one is resumed: brings further arrays into place."""
 
     def read_back(self) -> None:  # noqa: B027 - most algorithms have a digital copy
         """Takes weights that live on the chip only to their digital copy; reads the chip."""

@@ -13,6 +13,7 @@ from boards.errors import UsageError
 from cimctl.analog.coincidence import LONGEST
 from cimctl.analog.compensation import BoundManagement, NoiseManagement
 from cimctl.analog.in_memory import WeightScaling
+from cimctl.analog.pulsed_array import Outer
 
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
@@ -81,6 +82,26 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     update_management: bool = True
     #: sgd: trains only as long as the update needs
     update_bit_length_management: bool = True
+    #: in-memory algorithms: updates by the board's own OUTER, or as pulses that the host counts
+    outer: Outer = "board"
+    #: ttv1 to agad (arXiv 2303.04721), its symbols in parentheses: vectors between reads of A (n_s)
+    read_every: Annotated[int, Meta(ge=1)] = 5
+    #: learning rate of A relative to its longest train (eta_0), and whether it follows the inputs
+    #: and errors (the paper's formula) or stands for lambda_A itself
+    fast_rate: Positive = 1.0
+    fast_rate_rule: Literal["formula", "literal"] = "formula"
+    #: what H divides by (gamma_0); lambda is lr
+    transfer_damping: Positive = 200.0
+    #: share of a read that enters the past (beta) of agad
+    baseline_rate: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    #: c-ttv2 and agad: probability that a read line flips (rho), or its reads between two flips
+    chop_probability: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    chop_period: Annotated[int, Meta(ge=0)] = 0
+    #: pulses that find the symmetry points of A before a training; 0: R is where A was found
+    symmetry_pulses: Annotated[int, Meta(ge=0, le=100_000)] = 200
+    #: by which R misses them on purpose, in weights: mean (mu_R) and spread (sigma_R)
+    reference_offset: float = 0.0
+    reference_spread: NonNegative = 0.0
     #: sgd: pulses that find a cell's symmetry point, where its reference is put; 0: at weight 0
     zero_shift: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     #: first weights are uniform up to this over the root of a layer's inputs; 0: torch's own, and

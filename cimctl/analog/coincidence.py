@@ -26,8 +26,8 @@ from cimctl.analog.draws import hash_at, hash_numpy
 Floats = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int32]
 
-#: slots that a word holds
-LONGEST = 32
+#: slots that a train may have: a word of 32 bits, less the sign
+LONGEST = 31
 _ONE = 1 << 16
 #: hashes that one line of one vector has for itself: 16 words of 32 bits
 _HASHES = 8
@@ -38,7 +38,7 @@ class Trains:
     """How pulse trains are made.
 
     Attributes:
-        longest: BL_max, at most 32.
+        longest: BL_max, at most 31.
         balance: update management.
         fit_length: update bit-length management.
     """
@@ -46,6 +46,45 @@ class Trains:
     longest: int = 31
     balance: bool = True
     fit_length: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Trains as a board takes them (``OUTER`` in the specification).
+
+    Attributes:
+        inputs: (vectors, inputs) words; bit n is slot n, bit ``length`` the sign.
+        outputs: (vectors, outputs) words, likewise.
+        length: slots of a word; those that a vector's own train does not have are empty.
+    """
+
+    inputs: npt.NDArray[np.uint32]
+    outputs: npt.NDArray[np.uint32]
+    length: int
+
+
+def words(x: Floats, d: Floats, rate: float, trains: Trains, key: int) -> Words:
+    """The trains of a batch: those whose coincidences ``coincidences`` counts.
+
+    Vectors that give no pulse are left out.
+    """
+    length = min(trains.longest, _most_slots(x, d, rate)) if trains.fit_length else trains.longest
+    inputs = np.zeros(x.shape, dtype=np.uint32)
+    outputs = np.zeros(d.shape, dtype=np.uint32)
+    _words(
+        x, d, rate, trains.longest, trains.balance, trains.fit_length, np.uint64(key), length,
+        inputs, outputs,
+    )  # fmt: skip
+    slots = np.uint32((1 << length) - 1)
+    alive = (inputs & slots).any(1) & (outputs & slots).any(1)
+    return Words(inputs[alive], outputs[alive], length)
+
+
+def _most_slots(x: Floats, d: Floats, rate: float) -> int:
+    if not x.size or not d.size:
+        return 1
+    products = np.abs(x).max(1).astype(np.float64) * np.abs(d).max(1).astype(np.float64)
+    return max(1, int(np.ceil(min(rate * float(products.max()), float(LONGEST)))))
 
 
 def coincidences(
@@ -124,6 +163,36 @@ def _lines(values, factor, mask, key, vector, first, words, signs, active):  # t
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
+def _words(x, d, rate, longest, balance, fit_length, key, length, out_x, out_d):  # type: ignore[no-untyped-def]
+    inputs, outputs = x.shape[1], d.shape[1]
+    x_words, d_words = np.empty(inputs, np.uint32), np.empty(outputs, np.uint32)
+    x_signs, d_signs = np.empty(inputs, np.int32), np.empty(outputs, np.int32)
+    x_active, d_active = np.empty(inputs, np.int64), np.empty(outputs, np.int64)
+    sign = np.uint32(1 << length)
+    for v in range(x.shape[0]):
+        x_most, d_most = np.float32(0.0), np.float32(0.0)
+        for j in range(outputs):
+            d_most = max(d_most, abs(d[v, j]))
+        for i in range(inputs):
+            x_most = max(x_most, abs(x[v, i]))
+        if d_most == 0.0 or x_most == 0.0:
+            continue
+        slots = longest
+        if fit_length:
+            slots = np.int64(min(float(longest), np.ceil(rate * x_most * d_most)))
+        mask = np.uint32((1 << slots) - 1)
+        common = np.sqrt(rate / slots)
+        ratio = np.sqrt(np.float64(d_most) / np.float64(x_most)) if balance else 1.0
+        place = np.uint64(v)
+        count = _lines(d[v], common / ratio, mask, key, place, inputs, d_words, d_signs, d_active)
+        for j in range(count):
+            out_d[v, d_active[j]] = d_words[j] | (sign if d_signs[j] < 0 else np.uint32(0))
+        count = _lines(x[v], common * ratio, mask, key, place, 0, x_words, x_signs, x_active)
+        for i in range(count):
+            out_x[v, x_active[i]] = x_words[i] | (sign if x_signs[i] < 0 else np.uint32(0))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
 def _coincidences(x, d, rate, longest, balance, fit_length, key, total, net):  # type: ignore[no-untyped-def]
     inputs, outputs = x.shape[1], d.shape[1]
     x_words, d_words = np.empty(inputs, np.uint32), np.empty(outputs, np.uint32)
@@ -186,7 +255,7 @@ def _trains_numpy(
     vectors: npt.NDArray[np.int64],
     first: int,
 ) -> Counts:
-    """(vectors, lines, 32) trains, 1 where a line fires; slots' numbers are compared whole."""
+    """(vectors, lines, slots) trains, 1 where a line fires; slots' numbers are compared whole."""
     exact = np.rint(np.abs(values).astype(np.float64) * factor[:, None] * _ONE)
     probability = np.minimum(_ONE, exact).astype(np.int64)
     line = first + np.arange(values.shape[1])

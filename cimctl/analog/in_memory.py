@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from boards.board import Board
 from boards.multiply import Matrix
 from cimctl.analog.compensation import Compensations
+from cimctl.analog.fast_array import FastArray
 from cimctl.analog.layers import AnalogConv2d, AnalogLayer, AnalogLinear, WeightRule, along
+from cimctl.analog.pulsed_array import Pulse, PulsedArray
 from cimctl.calibration.record import Calibration
 
 WeightScaling = Literal["off", "tensor", "column"]
@@ -37,17 +39,14 @@ class SingleSided(WeightRule):
         omega: the weight that it becomes.
         zero_shift: pulses up and down in turn that bring a cell to its symmetry point, where its
             reference is then put; 0 leaves references at weight 0.
-        set_mV, width_ns: the pulse of one step; a RESET has the same amplitude.
-        most: pulses that a cell may get in one command.
+        pulse: the pulse of one step.
     """
 
     zero: int
     scaling: WeightScaling
     omega: float
     zero_shift: int
-    set_mV: int
-    width_ns: int
-    most: int
+    pulse: Pulse
 
     @property
     def largest(self) -> float:
@@ -86,6 +85,10 @@ class InMemoryLayer(AnalogLayer):
         assert isinstance(rule, SingleSided) and compensations is not None
         super().attach(board, matrix, slots, rule, compensations, calibration)
         self.reference.fill_(rule.zero)
+        #: A and R, where the algorithm has them
+        self.fast: FastArray | None = None
+        #: the cells of W
+        self.array = PulsedArray(board, matrix, rule.pulse, rule.low, rule.high)
 
     # ------------------------------------------------------------------ weights
 
@@ -108,10 +111,10 @@ class InMemoryLayer(AnalogLayer):
 
     def _shift_zero(self) -> None:
         """Brings each cell to its symmetry point and notes the conductance for its reference."""
-        ones = np.ones(self._grid, dtype=np.int32)
+        ones = np.ones(self.array.shape, dtype=np.int32)
         for number in range(self.rule.zero_shift):
-            self._send(ones if number % 2 == 0 else -ones)
-        found = self._readings(_REFERENCE_SAMPLES)[..., 0]
+            self.array.send(ones if number % 2 == 0 else -ones)
+        found = self.array.readings(_REFERENCE_SAMPLES)[..., 0]
         self.reference.copy_(torch.from_numpy(found.reshape(-1).astype(np.float64)))
 
     def _targets(
@@ -121,11 +124,6 @@ class InMemoryLayer(AnalogLayer):
         rule = self.rule
         reference = np.clip(self.reference.numpy()[index], rule.low, rule.high)
         return np.clip(np.rint(reference + weights / rule.unit), rule.low, rule.high), reference
-
-    @property
-    def _grid(self) -> tuple[int, int]:
-        """(outputs, inputs)."""
-        return self.weight.shape[0], self.weight[0].numel()
 
     # ------------------------------------------------------------------ pulses
 
@@ -141,30 +139,7 @@ class InMemoryLayer(AnalogLayer):
         Raises:
             SafetyRefusal: a limit of the cell's life, or of the pulse, would be passed.
         """
-        self._send(up)
-        self._send(-down)
-        return int(up.sum()) + int(down.sum())
-
-    def _send(self, counts: Counts) -> None:
-        """Pulses of one direction, in as many commands as their limit asks for."""
-        left = counts.reshape(-1)
-        while True:
-            now = np.clip(left, -self.rule.most, self.rule.most)
-            cells = np.flatnonzero(now)
-            if not cells.size:
-                return
-            places = self._places[cells]
-            for tile in np.unique(places[:, 0]):
-                mine = places[:, 0] == tile
-                self._board.tiles[int(tile)].pulse(
-                    places[mine, 1],
-                    places[mine, 2],
-                    now[cells[mine]].astype(np.int16),
-                    set_mV=self.rule.set_mV,
-                    reset_mV=self.rule.set_mV,
-                    width_ns=self.rule.width_ns,
-                )
-            left = left - now
+        return self.array.send(up) + self.array.send(-down)
 
     # ------------------------------------------------------------------ products
 

@@ -97,7 +97,13 @@ class Trainer:
         self._analog = board if kind.ANALOG else None
         if self._analog is not None:
             kind.check(self._analog)
-            model = convert.convert(model, self._analog, config.settings, in_memory=kind.IN_MEMORY)
+            model = convert.convert(
+                model,
+                self._analog,
+                config.settings,
+                in_memory=kind.IN_MEMORY,
+                arrays=kind.ARRAYS,
+            )
             if not convert.analog_layers(model):
                 raise UsageError(
                     f"Model '{config.model}' has no linear or convolutional layer for the chip",
@@ -116,6 +122,7 @@ class Trainer:
             self.algorithm.load_state_dict(resume["algorithm"])
             self._trim_metrics()
         elif self._analog is not None:
+            self.algorithm.prepare()
             self.progress.chip_start = chip_counts(self._analog)
 
     # ------------------------------------------------------------------ running
