@@ -189,13 +189,14 @@ class TikiTaka(InMemory):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        kept: dict[str, Any]
-        self._state = [
-            Transfer(
-                **{k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in kept.items()}
-            )
-            for kept in state["transfer"]
-        ]
+        self._state = [_from_plain(kept) for kept in state["transfer"]]
+
+
+def _from_plain(kept: dict[str, Any]) -> Transfer:
+    values: dict[str, Any] = {
+        k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in kept.items()
+    }
+    return Transfer(**values)
 
 
 class TikiTaka1(TikiTaka):
