@@ -9,13 +9,19 @@ from dataclasses import replace
 from torch import nn
 
 from boards.board import Board
-from boards.device_settings import StepSettings
-from boards.errors import UnsupportedError, UsageError
+from boards.errors import UsageError
 from cimctl.algorithms.settings import Settings
 from cimctl.analog.compensation import Compensations
 from cimctl.analog.fast_array import FastArray
-from cimctl.analog.in_memory import InMemoryConv2d, InMemoryLayer, InMemoryLinear, SingleSided
+from cimctl.analog.in_memory import (
+    InMemoryConv2d,
+    InMemoryLayer,
+    InMemoryLinear,
+    SingleSided,
+    step_device,
+)
 from cimctl.analog.layers import AnalogConv2d, AnalogLayer, AnalogLinear, WeightRule
+from cimctl.analog.lstm import AnalogLSTMCell, stacked
 from cimctl.analog.placement import place
 from cimctl.analog.pulsed_array import Pulse
 from cimctl.calibration import record
@@ -30,13 +36,13 @@ def convert(
     in_memory: bool = False,
     arrays: int = 0,
 ) -> nn.Module:
-    """A copy of a model with its linear and convolutional layers on the chip.
+    """A copy of a model with its linear, convolutional and LSTM layers on the chip.
 
     The weights of the copy are still those of the model; ``read_weights`` or ``program_weights``
     brings the two together.
 
     Args:
-        model: any module; what is no linear or convolutional layer stays digital.
+        model: any module; what is no linear, convolutional or LSTM cell layer stays digital.
         board: an open board.
         settings: rules for weights; None takes the defaults.
         digital: names of layers that stay digital.
@@ -55,7 +61,7 @@ def convert(
     if unknown:
         raise UsageError(f"The model has no layer '{unknown[0]}'", next=f"It has: {sorted(names)}")
     for name, module in list(converted.named_modules()):
-        if name in digital or not isinstance(module, nn.Conv2d | nn.Linear):
+        if name in digital or not isinstance(module, nn.Conv2d | nn.Linear | nn.LSTMCell):
             continue
         parent, _, own = name.rpartition(".")
         setattr(converted.get_submodule(parent), own, _analog(module, name, in_memory))
@@ -128,8 +134,12 @@ def read_weights(model: nn.Module, initial_gain: float) -> None:
 
 
 def draw_weights(model: nn.Module, bound: float) -> None:
-    """Draws the weights of linear and convolutional layers, uniform to ``bound / sqrt(inputs)``."""
+    """Draws the weights of layers for the chip, uniform to ``bound / sqrt(inputs)``."""
     for module in model.modules():
+        if isinstance(module, nn.LSTMCell):
+            most = bound / (module.input_size + module.hidden_size) ** 0.5
+            nn.init.uniform_(module.weight_ih, -most, most)
+            nn.init.uniform_(module.weight_hh, -most, most)
         if isinstance(module, nn.Conv2d | nn.Linear):
             most = bound / module.weight[0].numel() ** 0.5
             nn.init.uniform_(module.weight, -most, most)
@@ -167,15 +177,7 @@ def single_sided(board: Board, settings: Settings) -> SingleSided:
     Raises:
         UnsupportedError: the device has no step in units of weight.
     """
-    profile = board.profile
-    device = profile.device
-    if not isinstance(device, StepSettings):
-        raise UnsupportedError(
-            f"The board '{profile.name}' lacks what this algorithm needs: device.step, the change "
-            f"of a weight by one pulse; its device is '{device.model}'",
-            left="Nothing was trained",
-            next="Take another --algorithm, or a --board whose device moves in steps",
-        )
+    profile, device = board.profile, step_device(board)
     low, high = profile.units(device.low_uS), profile.units(device.high_uS)
     first, last = device.bounds
     return SingleSided(
@@ -214,7 +216,12 @@ def compensations(settings: Settings, *, in_memory: bool) -> Compensations | Non
     return None if wanted == plain and not in_memory else wanted
 
 
-def _analog(module: nn.Conv2d | nn.Linear, name: str, in_memory: bool) -> AnalogLayer:
+def _analog(
+    module: nn.Conv2d | nn.Linear | nn.LSTMCell, name: str, in_memory: bool
+) -> AnalogLayer | AnalogLSTMCell:
+    if isinstance(module, nn.LSTMCell):
+        linear = InMemoryLinear if in_memory else AnalogLinear
+        return AnalogLSTMCell(linear(stacked(module), f"{name}.gates"))
     if isinstance(module, nn.Linear):
         return InMemoryLinear(module, name) if in_memory else AnalogLinear(module, name)
     plain = module.groups == 1 and module.padding_mode == "zeros"

@@ -47,7 +47,7 @@ class Algorithm(ABC):
         self, model: nn.Module, board: Board | None, settings: Settings, seed: int
     ) -> None:
         if board is not None:
-            self.check(board)
+            self.check(board, settings)
         self.model = model
         self.settings = settings
         self.layers = [m for m in model.modules() if isinstance(m, AnalogLayer)]
@@ -58,8 +58,9 @@ class Algorithm(ABC):
         self._rates = [float(group["lr"]) for group in self.optimizer.param_groups]
 
     @classmethod
-    def check(cls, board: Board) -> None:
+    def check(cls, board: Board, settings: Settings) -> None:
         """Raises ``UnsupportedError`` that names what the algorithm needs and the board lacks."""
+        del settings
         missing = [op.name for op in cls.NEEDS if not board.offers(op)]
         missing += [str(c.name) for c in cls.CAPABILITIES if c not in board.capabilities]
         if missing:
@@ -95,7 +96,7 @@ class Algorithm(ABC):
         """Applies the gradients of a batch, which the parameters hold."""
 
     def prepare(self) -> None:  # noqa: B027 - most algorithms have nothing to prepare
-        """Before a training begins, not before one is resumed: brings further arrays into place."""
+        """Brings further arrays into place, on a chip that does not hold them yet."""
 
     def read_back(self) -> None:  # noqa: B027 - most algorithms have a digital copy
         """Takes weights that live on the chip only to their digital copy; reads the chip."""

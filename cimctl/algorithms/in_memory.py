@@ -15,13 +15,12 @@ import numpy as np
 from torch import nn
 
 from boards.board import Board
-from boards.device_settings import StepSettings
 from boards.errors import UnsupportedError
 from cimctl.algorithms.base import Algorithm
 from cimctl.algorithms.settings import Settings
 from cimctl.analog.coincidence import Trains, coincidences, words
 from cimctl.analog.draws import key_of
-from cimctl.analog.in_memory import InMemoryLayer
+from cimctl.analog.in_memory import InMemoryLayer, step_device
 from cimctl.analog.pulsed_array import PulsedArray
 from firmware_protocol.constants import Capability, Opcode
 
@@ -41,20 +40,13 @@ class InMemory(Algorithm):
     def __init__(
         self, model: nn.Module, board: Board | None, settings: Settings, seed: int
     ) -> None:
-        assert board is not None and isinstance(board.profile.device, StepSettings)
-        if settings.outer == "board" and not board.offers(Opcode.OUTER):
-            raise UnsupportedError(
-                f"The board '{board.hello.model}' lacks what this algorithm needs: OUTER",
-                left="Nothing was trained",
-                next="Let the host send the pulses one by one, --set outer=sparse, or take another "
-                "--board",
-            )
+        assert board is not None
         digital = msgspec.structs.replace(
             settings, optimizer="SGD", optimizer_arguments={}, weight_decay=0.0
         )
         super().__init__(model, board, digital, seed)
         self._seed = seed
-        self._delta = board.profile.device.step
+        self._delta = step_device(board).step
         self._trains = Trains(
             settings.pulse_length,
             balance=settings.update_management,
@@ -62,6 +54,18 @@ class InMemory(Algorithm):
         )
         self.batches = 0
         self.pulses = 0
+
+    @classmethod
+    def check(cls, board: Board, settings: Settings) -> None:
+        super().check(board, settings)
+        step_device(board)
+        if settings.outer == "board" and not board.offers(Opcode.OUTER):
+            raise UnsupportedError(
+                f"The board '{board.hello.model}' lacks what this algorithm needs: OUTER",
+                left="Nothing was trained",
+                next="Let the host send the pulses one by one, --set outer=sparse, or take another "
+                "--board",
+            )
 
     @property
     def pulses_per_weight(self) -> float:

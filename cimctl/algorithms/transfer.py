@@ -109,9 +109,10 @@ class TikiTaka(InMemory):
             self._state.append(Transfer.fresh(*layer.array.shape))
 
     def prepare(self) -> None:
-        """Before a training begins: puts A and R to the symmetry points of A, and the offset."""
+        """Puts A and R to the symmetry points of A, and the offset; forgets what was read of A."""
         s = self.settings
         for number, layer in enumerate(self.layers):
+            self._state[number].seen[:] = False
             generator = np.random.default_rng([self._seed, _REFERENCES, number])
             self._fast(layer).prepare(
                 s.symmetry_pulses, s.reference_offset, s.reference_spread, generator
@@ -129,7 +130,7 @@ class TikiTaka(InMemory):
         self._pulse_outer(fast.array, x * state.chopper, d, rate, key)
         lines = state.due(len(x), s.read_every)
         if len(lines):
-            every = max(s.read_every, len(x) / len(lines))
+            every = max(s.read_every, len(x) / x.shape[1])
             gain = self.rate * every * x.shape[1] / (s.transfer_damping * self._delta)
             pulses = self._transferred(number, state, lines, fast.read(lines), gain)
             self._move(layer, lines, pulses)
@@ -185,11 +186,14 @@ class TikiTaka(InMemory):
             {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in vars(s).items()}
             for s in self._state
         ]
-        return {**super().state_dict(), "transfer": plain}
+        converters = [self._fast(layer).products.state_dict() for layer in self.layers]
+        return {**super().state_dict(), "transfer": plain, "fast": converters}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._state = [_from_plain(kept) for kept in state["transfer"]]
+        for layer, kept in zip(self.layers, state["fast"], strict=True):
+            self._fast(layer).products.load_state_dict(kept)
 
 
 def _from_plain(kept: dict[str, Any]) -> Transfer:

@@ -83,8 +83,9 @@ def words(x: Floats, d: Floats, rate: float, trains: Trains, key: int) -> Words:
 def _most_slots(x: Floats, d: Floats, rate: float) -> int:
     if not x.size or not d.size:
         return 1
-    products = np.abs(x).max(1).astype(np.float64) * np.abs(d).max(1).astype(np.float64)
-    return max(1, int(np.ceil(min(rate * float(products.max()), float(LONGEST)))))
+    x_most, d_most = (np.abs(a).max(1).astype(np.float64) for a in (x, d))
+    # In the order of the compiled product: a last bit more would be a slot more.
+    return max(1, int(np.ceil(min(float((rate * x_most * d_most).max()), float(LONGEST)))))
 
 
 def coincidences(
@@ -163,62 +164,64 @@ def _lines(values, factor, mask, key, vector, first, words, signs, active):  # t
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
+def _draw(x, d, rate, longest, balance, fit_length, key, place, x_lines, d_lines):  # type: ignore[no-untyped-def]
+    """Draws the trains of one vector; returns how many lines of each side fire.
+
+    ``x_lines`` and ``d_lines`` take them, see ``_scratch``.
+    """
+    x_most, d_most = np.float32(0.0), np.float32(0.0)
+    for j in range(d.size):
+        d_most = max(d_most, abs(d[j]))
+    if d_most == 0.0:
+        return 0, 0
+    for i in range(x.size):
+        x_most = max(x_most, abs(x[i]))
+    if x_most == 0.0:
+        return 0, 0
+    slots = longest
+    if fit_length:
+        slots = np.int64(min(float(longest), np.ceil(rate * x_most * d_most)))
+    mask = np.uint32((1 << slots) - 1)
+    common = np.sqrt(rate / slots)
+    ratio = np.sqrt(np.float64(d_most) / np.float64(x_most)) if balance else 1.0
+    d_count = _lines(
+        d, common / ratio, mask, key, place, x.size, d_lines[0], d_lines[1], d_lines[2]
+    )
+    if d_count == 0:
+        return 0, 0
+    x_count = _lines(x, common * ratio, mask, key, place, 0, x_lines[0], x_lines[1], x_lines[2])
+    return x_count, d_count
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def _scratch(lines):  # type: ignore[no-untyped-def]
+    """Words, signs and places of the lines of one vector that fire."""
+    return np.empty(lines, np.uint32), np.empty(lines, np.int32), np.empty(lines, np.int64)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
 def _words(x, d, rate, longest, balance, fit_length, key, length, out_x, out_d):  # type: ignore[no-untyped-def]
-    inputs, outputs = x.shape[1], d.shape[1]
-    x_words, d_words = np.empty(inputs, np.uint32), np.empty(outputs, np.uint32)
-    x_signs, d_signs = np.empty(inputs, np.int32), np.empty(outputs, np.int32)
-    x_active, d_active = np.empty(inputs, np.int64), np.empty(outputs, np.int64)
+    x_lines, d_lines = _scratch(x.shape[1]), _scratch(d.shape[1])
     sign = np.uint32(1 << length)
     for v in range(x.shape[0]):
-        x_most, d_most = np.float32(0.0), np.float32(0.0)
-        for j in range(outputs):
-            d_most = max(d_most, abs(d[v, j]))
-        for i in range(inputs):
-            x_most = max(x_most, abs(x[v, i]))
-        if d_most == 0.0 or x_most == 0.0:
-            continue
-        slots = longest
-        if fit_length:
-            slots = np.int64(min(float(longest), np.ceil(rate * x_most * d_most)))
-        mask = np.uint32((1 << slots) - 1)
-        common = np.sqrt(rate / slots)
-        ratio = np.sqrt(np.float64(d_most) / np.float64(x_most)) if balance else 1.0
-        place = np.uint64(v)
-        count = _lines(d[v], common / ratio, mask, key, place, inputs, d_words, d_signs, d_active)
-        for j in range(count):
-            out_d[v, d_active[j]] = d_words[j] | (sign if d_signs[j] < 0 else np.uint32(0))
-        count = _lines(x[v], common * ratio, mask, key, place, 0, x_words, x_signs, x_active)
-        for i in range(count):
-            out_x[v, x_active[i]] = x_words[i] | (sign if x_signs[i] < 0 else np.uint32(0))
+        x_count, d_count = _draw(
+            x[v], d[v], rate, longest, balance, fit_length, key, np.uint64(v), x_lines, d_lines
+        )
+        for out, lines, count in ((out_x, x_lines, x_count), (out_d, d_lines, d_count)):
+            words, signs, active = lines
+            for i in range(count):
+                out[v, active[i]] = words[i] | (sign if signs[i] < 0 else np.uint32(0))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
 def _coincidences(x, d, rate, longest, balance, fit_length, key, total, net):  # type: ignore[no-untyped-def]
-    inputs, outputs = x.shape[1], d.shape[1]
-    x_words, d_words = np.empty(inputs, np.uint32), np.empty(outputs, np.uint32)
-    x_signs, d_signs = np.empty(inputs, np.int32), np.empty(outputs, np.int32)
-    x_active, d_active = np.empty(inputs, np.int64), np.empty(outputs, np.int64)
+    x_lines, d_lines = _scratch(x.shape[1]), _scratch(d.shape[1])
+    x_words, x_signs, x_active = x_lines
+    d_words, d_signs, d_active = d_lines
     for v in range(x.shape[0]):
-        x_most, d_most = np.float32(0.0), np.float32(0.0)
-        for j in range(outputs):
-            d_most = max(d_most, abs(d[v, j]))
-        if d_most == 0.0:
-            continue
-        for i in range(inputs):
-            x_most = max(x_most, abs(x[v, i]))
-        if x_most == 0.0:
-            continue
-        slots = longest
-        if fit_length:
-            slots = np.int64(min(float(longest), np.ceil(rate * x_most * d_most)))
-        mask = np.uint32((1 << slots) - 1)
-        common = np.sqrt(rate / slots)
-        ratio = np.sqrt(np.float64(d_most) / np.float64(x_most)) if balance else 1.0
-        place = np.uint64(v)
-        d_count = _lines(d[v], common / ratio, mask, key, place, inputs, d_words, d_signs, d_active)
-        if d_count == 0:
-            continue
-        x_count = _lines(x[v], common * ratio, mask, key, place, 0, x_words, x_signs, x_active)
+        x_count, d_count = _draw(
+            x[v], d[v], rate, longest, balance, fit_length, key, np.uint64(v), x_lines, d_lines
+        )
         for j in range(d_count):
             row, word, sign = d_active[j], d_words[j], d_signs[j]
             for i in range(x_count):

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from boards.board import Board
+from boards.device_settings import StepSettings
+from boards.errors import UnsupportedError
 from boards.multiply import Matrix
 from cimctl.analog.compensation import Compensations
 from cimctl.analog.fast_array import FastArray
@@ -51,6 +53,23 @@ class SingleSided(WeightRule):
     @property
     def largest(self) -> float:
         return max(self.zero - self.low, self.high - self.zero) * self.unit
+
+
+def step_device(board: Board) -> StepSettings:
+    """The device of a board's profile, which moves in steps.
+
+    Raises:
+        UnsupportedError: it has no step in units of weight.
+    """
+    device = board.profile.device
+    if not isinstance(device, StepSettings):
+        raise UnsupportedError(
+            f"The board '{board.profile.name}' lacks what this algorithm needs: device.step, the "
+            f"change of a weight by one pulse; its device is '{device.model}'",
+            left="Nothing was trained",
+            next="Take another --algorithm, or a --board whose device moves in steps",
+        )
+    return device
 
 
 class InMemoryLayer(AnalogLayer):

@@ -33,6 +33,7 @@ COMMANDS = {
         "cimctl.cli.characterize",
         "Fit device models to measured pulse responses, and measure these.",
     ),
+    "estimate": ("cimctl.cli.estimate", "Estimate how long an algorithm's update takes."),
     "conformance": ("cimctl.cli.conformance", "Run the regression suite of a board's firmware."),
     "firmware": ("cimctl.cli.firmware", "Build the C reference firmware, or take it to a board."),
     "emu": ("cimctl.cli.emu", "Put an emulated board on a TCP port or pseudo-terminal."),

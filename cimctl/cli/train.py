@@ -46,7 +46,8 @@ _FIELDS = {"init": "initial"}
 @click.option(
     "--algorithm",
     default="mixed-precision",
-    help="mixed-precision; sgd: pulses in the memory itself; fp32: the digital baseline.",
+    help="mixed-precision; sgd: pulses in the memory itself; ttv1, ttv2, c-ttv2, agad: by way of a "
+    "fast array (docs/training.md); fp32: the digital baseline.",
 )
 @click.option(
     "--epochs", type=click.IntRange(1, 10**6), help="Epochs.  [20 for digits, 13 for others]"

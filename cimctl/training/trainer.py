@@ -20,6 +20,7 @@ from cimctl import convert, files
 from cimctl.algorithms import ALGORITHMS
 from cimctl.algorithms.base import make_optimizer
 from cimctl.analog.layers import AnalogLayer
+from cimctl.analog.lstm import stacked
 from cimctl.datasets import Dataset
 from cimctl.models import build
 from cimctl.training import checkpoint
@@ -96,7 +97,7 @@ class Trainer:
             convert.draw_weights(model, bound)
         self._analog = board if kind.ANALOG else None
         if self._analog is not None:
-            kind.check(self._analog)
+            kind.check(self._analog, config.settings)
             model = convert.convert(
                 model,
                 self._analog,
@@ -113,16 +114,18 @@ class Trainer:
         self.model = model
         # Refuses wrong settings before a cell is programmed.
         make_optimizer(model, config.settings)
+        held = False
         if resume is None:
             self._initialise()
         else:
-            self._load_model(resume)
+            held = self._load_model(resume)
         self.algorithm = kind(model, self._analog, config.settings, config.seed)
         if resume is not None:
             self.algorithm.load_state_dict(resume["algorithm"])
             self._trim_metrics()
-        elif self._analog is not None:
+        if self._analog is not None and not held:
             self.algorithm.prepare()
+        if self._analog is not None and resume is None:
             self.progress.chip_start = chip_counts(self._analog)
 
     # ------------------------------------------------------------------ running
@@ -276,7 +279,8 @@ class Trainer:
         else:
             convert.read_weights(self.model, self.config.settings.initial_gain)
 
-    def _load_model(self, state: dict[str, Any]) -> None:
+    def _load_model(self, state: dict[str, Any]) -> bool:
+        """Takes a checkpoint's state; returns whether the chip's cells are still the run's."""
         if state["data"] != self.data.fingerprint:
             raise UsageError(
                 f"The images of '{self.config.dataset}' are not those that the run began with",
@@ -287,11 +291,14 @@ class Trainer:
         self.progress = Progress(**state["progress"])
         load_layers(self.model, state["layers"])
         torch.set_rng_state(state["random"])
-        if self._analog is not None:
-            self._load_board(self._analog, state["board"])
+        return self._analog is None or self._load_board(self._analog, state["board"])
 
-    def _load_board(self, board: Board, saved: dict[str, Any]) -> None:
-        """Brings the chip back to the checkpoint, or the checkpoint to the chip."""
+    def _load_board(self, board: Board, saved: dict[str, Any]) -> bool:
+        """Brings the chip back to the checkpoint, or the checkpoint to the chip.
+
+        Returns:
+            Whether its cells are still the run's; otherwise only the weights were programmed.
+        """
         if board.hello.board_id != saved["board_id"]:
             self._notify(
                 "This is another chip than the run began on: it is programmed with the weights, "
@@ -299,7 +306,8 @@ class Trainer:
             )
             for layer in convert.analog_layers(self.model):
                 convert.put_weights(layer)
-        elif saved["snapshot"] is not None and Capability.SNAPSHOT in board.capabilities:
+            return False
+        if saved["snapshot"] is not None and Capability.SNAPSHOT in board.capabilities:
             board.restore(saved["snapshot"])
         elif board.status().operations < saved["operations"]:
             self._notify(
@@ -308,10 +316,12 @@ class Trainer:
             )
             for layer in convert.analog_layers(self.model):
                 convert.put_weights(layer)
+            return False
         elif board.status().operations != saved["operations"]:
             self._notify("The chip was written to since the checkpoint: its cells are read again")
             for layer in convert.analog_layers(self.model):
                 layer.weight.data.copy_(layer.read_weights())
+        return True
 
     # ------------------------------------------------------------------ summary
 
@@ -421,6 +431,8 @@ def weights_digest(model: nn.Module) -> str:
     """SHA-256 of the digital weights, layer by layer, as little-endian float32."""
     digest = hashlib.sha256()
     for module in model.modules():
+        if isinstance(module, nn.LSTMCell):
+            module = stacked(module)
         if isinstance(module, AnalogLayer | nn.Conv2d | nn.Linear):
             digest.update(module.weight.detach().numpy().astype("<f4").tobytes())
     return digest.hexdigest()

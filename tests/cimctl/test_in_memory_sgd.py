@@ -20,14 +20,16 @@ from boards.links import InProcessLink
 from cimctl import convert, datasets
 from cimctl.algorithms import InMemorySgd
 from cimctl.algorithms.settings import Settings, parse
-from cimctl.analog.coincidence import Trains, coincidences, coincidences_numpy
+from cimctl.analog.coincidence import Trains, coincidences, coincidences_numpy, words
 from cimctl.analog.in_memory import InMemoryLayer
+from cimctl.analog.pulsed_array import PulsedArray
 from cimctl.cli.root import run
 from cimctl.training import checkpoint
 from cimctl.training.config import RunConfig
 from cimctl.training.evaluation import evaluate
 from cimctl.training.trainer import Interrupted, Trainer
 from firmware_protocol.constants import Opcode
+from sim_backend import outer
 from sim_backend.chip import Chip
 from sim_backend.firmware import Firmware
 from sim_backend.steps import law_of, own_of, symmetry_point
@@ -70,6 +72,44 @@ def test_the_compiled_coincidences_are_their_oracle(trains: Trains, rate: float)
         strict=True,
     ):
         assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("rate", [1.0, 50.0, 50_000.0])
+@pytest.mark.parametrize(
+    "trains", [Trains(), Trains(balance=False), Trains(5), Trains(7, fit_length=False)], ids=str
+)
+def test_a_board_counts_in_the_words_what_the_host_counts(trains: Trains, rate: float) -> None:
+    x, d = batch(25, 4)
+    made = words(x, d, rate, trains, 1 << 63)
+    assert 1 <= made.length <= trains.longest <= 31
+    # The board sees inputs at its rows.
+    found = outer.totals(
+        outer.Trains(
+            np.ascontiguousarray(made.inputs.T), np.ascontiguousarray(made.outputs.T), made.length
+        )
+    )
+    up, down = coincidences(x, d, rate, trains, 1 << 63)
+    assert np.array_equal(found[0].reshape(25, 4).T, up)
+    assert np.array_equal(found[1].reshape(25, 4).T, down)
+    slots = np.uint32((1 << made.length) - 1)
+    assert ((made.inputs & slots).any(1) & (made.outputs & slots).any(1)).all()
+
+
+def test_vectors_without_pulses_have_no_words() -> None:
+    x, d = batch(25, 4)
+    # Two of the 60 are zero as a whole, and no probability of the others is below 1 for all lines.
+    made = words(x, d, 50_000.0, Trains(), 0)
+    assert len(made.inputs) == len(made.outputs) == np.count_nonzero(x.any(1) & d.any(1)) < 60
+    nothing = words(np.zeros_like(x), d, 50.0, Trains(), 0)
+    assert nothing.inputs.shape == (0, 25) and nothing.outputs.shape == (0, 4)
+
+
+def test_words_are_as_long_as_the_longest_train_of_the_batch() -> None:
+    x, d = np.float32([[1], [1]]), np.float32([[1], [3]])
+    assert words(x, d, 2.0, Trains(), 0).length == 6
+    assert words(x, d, 2.0, Trains(4), 0).length == 4
+    assert words(x, d, 2.0, Trains(9, fit_length=False), 0).length == 9
+    assert words(x, d, 1e9, Trains(), 0).length == 31
 
 
 def repeated(x: list[float], d: list[float], rate: float, trains: Trains, n: int = 20_000) -> Any:
@@ -253,7 +293,9 @@ def test_the_references_stay_and_pulses_are_counted(bench: Make) -> None:
 
 def test_more_pulses_than_a_command_may_carry_go_in_several(bench: Make) -> None:
     b = bench(nn.Linear(3, 2))
-    b.layer.rule = dataclasses.replace(b.layer.rule, most=4)
+    rule = b.layer.rule
+    few = dataclasses.replace(rule.pulse, most=4)
+    b.layer.array = PulsedArray(b.board, b.layer._matrix, few, rule.low, rule.high)
     up = np.array([[10, 0, 1], [4, 5, 0]], dtype=np.int32)
     wear = b.board.tiles[0].wear()[:3, :4:2].T.astype(int)
     operations = b.count("operations")
@@ -319,9 +361,9 @@ def test_a_missing_command_or_capability_is_named(bench: Make) -> None:
     ):
         b.board.description = dataclasses.replace(description, **changed)
         with pytest.raises(UnsupportedError, match=name):
-            InMemorySgd.check(b.board)
+            InMemorySgd.check(b.board, Settings())
     b.board.description = description
-    InMemorySgd.check(b.board)
+    InMemorySgd.check(b.board, Settings())
 
 
 WITHOUT_TRANSPOSED = """
