@@ -14,8 +14,9 @@ from cimctl.analog.coincidence import LONGEST
 from cimctl.analog.compensation import BoundManagement, NoiseManagement
 from cimctl.analog.in_memory import WeightScaling
 
-Positive = Annotated[float, Meta(gt=0)]
-NonNegative = Annotated[float, Meta(ge=0)]
+# The upper bound keeps infinity out.
+Positive = Annotated[float, Meta(gt=0, le=1e6)]
+NonNegative = Annotated[float, Meta(ge=0, le=1e6)]
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,7 +83,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: sgd: trains only as long as the update needs
     update_bit_length_management: bool = True
     #: sgd: pulses that find a cell's symmetry point, where its reference is put; 0: at weight 0
-    zero_shift: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    zero_shift: Annotated[int, Meta(ge=0, le=10_000)] = 0
     #: first weights are uniform up to this over the root of a layer's inputs; 0: torch's own, and
     #: for sgd the paper's recipe, 2.45
     initial_bound: NonNegative = 0.0

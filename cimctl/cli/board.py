@@ -45,7 +45,7 @@ def list_(json: bool) -> None:
         }
         for p in profiles
     ]
-    text = "\n".join(f"{p.name:<14} {p.summary}" for p in profiles)
+    text = "\n".join(f"{p.name:<18} {p.summary}" for p in profiles)
     show(json, "cimctl.board.list/1", {"boards": rows}, text)
 
 
@@ -115,7 +115,7 @@ def safe(json: bool, seed: int, **values: Any) -> None:
 @board.command()
 @board_options()
 @seed_option
-@click.argument("seconds", type=click.FloatRange(min=0, min_open=True, max=9e9))
+@click.argument("seconds", type=float)
 @json_option
 def wait(seconds: float, json: bool, seed: int, **values: Any) -> None:
     """Let emulated time pass at once: cells drift, relax and diffuse.
