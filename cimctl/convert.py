@@ -154,8 +154,8 @@ def single_sided(board: Board, settings: Settings) -> SingleSided:
         raise UnsupportedError(
             f"The board '{profile.name}' lacks what this algorithm needs: device.step, the change "
             f"of a weight by one pulse; its device is '{device.model}'",
-            left="Nothing was trained",
-            next="Take another --algorithm, or a --board whose device moves in steps",
+            left="Nothing was done",
+            next="Take a --board whose device moves in steps, or another algorithm",
         )
     low, high = profile.units(device.low_uS), profile.units(device.high_uS)
     first, last = device.bounds

@@ -80,7 +80,10 @@ def info(json: bool, seed: int, **values: Any) -> None:
     status["boot_id"] = identity["boot_id"]
     last = _last_command(journal)
     sections = {**identity, **description, **status, "last_command": last}
-    lines = [f"{key:<24} {_text(value)}" for key, value in sections.items()]
+    units = _units()
+    lines = [
+        f"{key:<24} {_text(value)} {units.get(key, '')}".rstrip() for key, value in sections.items()
+    ]
     values_out = {
         **identity, "description": description, "status": status, "journal": asdict(journal),
     }  # fmt: skip
@@ -138,6 +141,16 @@ def wait(seconds: float, json: bool, seed: int, **values: Any) -> None:
         {"board": model, "waited": seconds, "chip_seconds": time},
         f"{model}: {seconds:g} s have passed; chip time is {time:.6g} s",
     )
+
+
+def _units() -> dict[str, str]:
+    """Units of what HELLO and STATUS tell, as the specification has them."""
+    from firmware_protocol import spec
+
+    known = spec.load()
+    status = next(c.response for c in known.commands if c.name == "STATUS")
+    fields = (*known.structs["Description"].fields, *status.fields)
+    return {field.name: field.unit for field in fields}
 
 
 def _last_command(journal: JournalResponse) -> str:
