@@ -33,6 +33,8 @@ from boards.tile import CELL_SLOT, Tile
 from firmware_protocol import messages as m
 from firmware_protocol.constants import Capability, Opcode
 
+#: what the chip's time, 63 bits of nanoseconds, holds
+_LONGEST_WAIT_S = 9e9
 _LOG = logging.getLogger(__name__)
 
 
@@ -236,13 +238,20 @@ class Board:
 
         Raises:
             UnsupportedError: the board is no model of a chip, so its time cannot be advanced.
+            UsageError: no time, or too much.
         """
         if not self.offers(Opcode.WAIT):
             raise UnsupportedError(
                 f"The board '{self.hello.model}' is no model: its time cannot be advanced",
                 left="Nothing was changed",
             )
-        answer = self._driver.call(m.WaitRequest(round(seconds * 1e9)), m.WaitResponse)
+        if not 0 < seconds <= _LONGEST_WAIT_S:
+            raise UsageError(
+                f"Time to wait is {seconds:g} s: more than 0 and at most {_LONGEST_WAIT_S:g} is "
+                "allowed",
+                left="Nothing was changed",
+            )
+        answer = self._driver.call(m.WaitRequest(max(1, round(seconds * 1e9))), m.WaitResponse)
         return answer.time * 1e-9
 
     # ------------------------------------------------------------------ snapshots

@@ -49,7 +49,8 @@ def load(name_or_path: str) -> Profile:
         raise ProfileError(
             f"{path}: key '{key}' is {_value_at(values, key)}, at odds with the rest: expected "
             f"{expected}",
-            next="Correct the file; 'cimctl board list' shows profiles that load",
+            next="Correct the file, or say the key there if the value is that of the profile it "
+            "extends; 'cimctl board list' shows profiles that load",
         )
     return profile
 

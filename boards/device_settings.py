@@ -22,6 +22,8 @@ import msgspec
 from msgspec import Meta
 
 ENTRY_POINTS = "cimctl.device_models"
+#: more states are no model of anything, and programming them would take for ever
+_MOST_STATES = 1e6
 
 # The upper bound keeps infinity out, which YAML can write.
 Positive = Annotated[float, Meta(gt=0, le=1e12)]
@@ -143,6 +145,11 @@ class StepSettings(DeviceSettings, frozen=True, kw_only=True):
         return [
             ("device.bounds", "low below high", low < high),
             ("device.step", "smaller than the distance of device.bounds", self.step < high - low),
+            (
+                "device.step",
+                f"at least the distance of device.bounds / {_MOST_STATES:g}",
+                self.step * _MOST_STATES >= high - low,
+            ),
             (
                 "device.pulse.threshold_mV",
                 "below device.pulse.amplitude_mV",

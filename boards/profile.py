@@ -13,7 +13,13 @@ import msgspec
 from msgspec import Meta
 
 from boards import device_settings
-from boards.device_settings import DeviceSettings, Fraction, NonNegative, Positive
+from boards.device_settings import (
+    DeviceSettings,
+    Fraction,
+    NonNegative,
+    Positive,
+    StepSettings,
+)
 
 if TYPE_CHECKING:
     _AnyDevice = DeviceSettings
@@ -120,8 +126,8 @@ class Imperfections(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: spread of the gain of the rows' input drivers, relative
     dac_gain_variation: Annotated[float, Meta(ge=0, le=0.2)] = 0.0
     #: wire between neighbouring cells along a row and along a column
-    row_wire_ohm: NonNegative = 0.0
-    column_wire_ohm: NonNegative = 0.0
+    row_wire_ohm: Annotated[float, Meta(ge=0, le=1000)] = 0.0
+    column_wire_ohm: Annotated[float, Meta(ge=0, le=1000)] = 0.0
     #: conductance of an unselected cell, as a share of its own, while another one is read
     sneak_ratio: Fraction = 0.0
     #: change of conductances, and of the converters' gain, by a kelvin
@@ -247,6 +253,14 @@ def contradictions(profile: Profile) -> list[tuple[str, str]]:
         ),
     ]
     checks += p.device.contradictions()
+    if isinstance(p.device, StepSettings):
+        low, high = p.limits.amplitude_mV
+        amplitude = p.device.pulse.amplitude_mV
+        within = low <= amplitude <= high
+        checks.append(("device.pulse.amplitude_mV", "within limits.amplitude_mV", within))
+        low, high = p.limits.width_ns
+        within = low <= p.device.pulse.width_ns <= high
+        checks.append(("device.pulse.width_ns", "within limits.width_ns", within))
     return [(key, expected) for key, expected, holds in checks if not holds]
 
 

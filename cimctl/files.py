@@ -90,7 +90,7 @@ def make_folder(path: Path) -> None:
     except OSError as error:
         raise StorageError(
             f"The folder '{path}' cannot be made: {error.strerror or error}",
-            left="Nothing was trained",
+            left="Nothing was done",
             next="Name another folder with --out",
         ) from None
 

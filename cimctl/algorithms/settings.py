@@ -15,8 +15,9 @@ from cimctl.analog.compensation import BoundManagement, NoiseManagement
 from cimctl.analog.in_memory import WeightScaling
 from cimctl.analog.pulsed_array import Outer
 
-Positive = Annotated[float, Meta(gt=0)]
-NonNegative = Annotated[float, Meta(ge=0)]
+# The upper bound keeps infinity out.
+Positive = Annotated[float, Meta(gt=0, le=1e6)]
+NonNegative = Annotated[float, Meta(ge=0, le=1e6)]
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,7 +104,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reference_offset: float = 0.0
     reference_spread: NonNegative = 0.0
     #: sgd: pulses that find a cell's symmetry point, where its reference is put; 0: at weight 0
-    zero_shift: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    zero_shift: Annotated[int, Meta(ge=0, le=10_000)] = 0
     #: first weights are uniform up to this over the root of a layer's inputs; 0: torch's own, and
     #: for sgd the paper's recipe, 2.45
     initial_bound: NonNegative = 0.0

@@ -82,7 +82,8 @@ class ChipMatrix:
         calibration: takes the converters' errors out of every product; None leaves them in.
 
     Raises:
-        UnsupportedError: bound management needs whole conversions of signed inputs.
+        UnsupportedError: bound management needs whole conversions of signed inputs; or inputs have
+            one bit only.
     """
 
     def __init__(
@@ -101,6 +102,12 @@ class ChipMatrix:
                 "SIGNED_INPUTS",
                 left="Nothing was sent",
                 next="Choose bound_management=off or worst-case, or another --board",
+            )
+        if board.description.input_bits < 2:
+            raise UnsupportedError(
+                f"The board '{board.hello.model}' takes inputs of one bit: signed inputs need two",
+                left="Nothing was sent",
+                next="Take another --board, or another --algorithm",
             )
         self._board, self._units, self._rules = board, units, rules
         self._calibration = calibration

@@ -66,8 +66,8 @@ def step_device(board: Board) -> StepSettings:
         raise UnsupportedError(
             f"The board '{board.profile.name}' lacks what this algorithm needs: device.step, the "
             f"change of a weight by one pulse; its device is '{device.model}'",
-            left="Nothing was trained",
-            next="Take another --algorithm, or a --board whose device moves in steps",
+            left="Nothing was done",
+            next="Take a --board whose device moves in steps, or another algorithm",
         )
     return device
 

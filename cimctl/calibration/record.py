@@ -225,7 +225,7 @@ def temperature_of(board: Board) -> float | None:
 def usual_path(board: Board) -> Path:
     """Where the calibration of a chip is kept unless told otherwise."""
     folder = Path(platformdirs.user_data_dir("cimctl")) / "calibrations"
-    return folder / f"{board.hello.board_id:016x}.json"
+    return folder / f"{board.hello.model}-{board.hello.board_id:016x}.json"
 
 
 def save(path: Path, calibration: Calibration) -> None:

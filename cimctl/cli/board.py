@@ -45,7 +45,7 @@ def list_(json: bool) -> None:
         }
         for p in profiles
     ]
-    text = "\n".join(f"{p.name:<14} {p.summary}" for p in profiles)
+    text = "\n".join(f"{p.name:<18} {p.summary}" for p in profiles)
     show(json, "cimctl.board.list/1", {"boards": rows}, text)
 
 
@@ -80,7 +80,10 @@ def info(json: bool, seed: int, **values: Any) -> None:
     status["boot_id"] = identity["boot_id"]
     last = _last_command(journal)
     sections = {**identity, **description, **status, "last_command": last}
-    lines = [f"{key:<24} {_text(value)}" for key, value in sections.items()]
+    units = _units()
+    lines = [
+        f"{key:<24} {_text(value)} {units.get(key, '')}".rstrip() for key, value in sections.items()
+    ]
     values_out = {
         **identity, "description": description, "status": status, "journal": asdict(journal),
     }  # fmt: skip
@@ -115,7 +118,7 @@ def safe(json: bool, seed: int, **values: Any) -> None:
 @board.command()
 @board_options()
 @seed_option
-@click.argument("seconds", type=click.FloatRange(min=0, min_open=True, max=9e9))
+@click.argument("seconds", type=float)
 @json_option
 def wait(seconds: float, json: bool, seed: int, **values: Any) -> None:
     """Let emulated time pass at once: cells drift, relax and diffuse.
@@ -138,6 +141,16 @@ def wait(seconds: float, json: bool, seed: int, **values: Any) -> None:
         {"board": model, "waited": seconds, "chip_seconds": time},
         f"{model}: {seconds:g} s have passed; chip time is {time:.6g} s",
     )
+
+
+def _units() -> dict[str, str]:
+    """Units of what HELLO and STATUS tell, as the specification has them."""
+    from firmware_protocol import spec
+
+    known = spec.load()
+    status = next(c.response for c in known.commands if c.name == "STATUS")
+    fields = (*known.structs["Description"].fields, *status.fields)
+    return {field.name: field.unit for field in fields}
 
 
 def _last_command(journal: JournalResponse) -> str:

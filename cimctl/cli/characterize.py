@@ -78,9 +78,10 @@ def fit(
     \b
     Example:
       cimctl characterize fit --data pulses.csv --model soft-bounds --out fitted
-      cimctl train lenet --board fitted/soft-bounds.yaml
+      cimctl train lenet --board fitted/soft-bounds.yaml --init program
     """
     from boards import catalogue
+    from boards.errors import UsageError
     from cimctl.files import make_folder
     from cimctl.lab import fit as fitting
     from cimctl.lab import fragment, plot
@@ -100,8 +101,12 @@ def fit(
     for note in fitted.notes:
         click.echo(f"Note: {note}.", err=True)
     files = {"profile": out / f"{model}.yaml", "plot": out / f"{model}.png"}
-    fragment.write(files["profile"], fitted, pulses, extends)
     plot.write(files["plot"], fitted, pulses)
+    try:
+        fragment.write(files["profile"], fitted, pulses, extends)
+    except UsageError:
+        click.echo(_table(fitted, [files["plot"]]), err=True)
+        raise
     values = _values(fitted) | {"files": {name: str(path) for name, path in files.items()}}
     show(json, "cimctl.characterize/1", values, _table(fitted, list(files.values())))
 

@@ -25,6 +25,7 @@ from cimctl.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from cimctl.algorithms.base import Algorithm
     from cimctl.training.config import RunConfig
     from cimctl.training.trainer import Trainer
 
@@ -261,7 +262,7 @@ def _say(message: str) -> None:
 
 
 @contextmanager
-def _progress_bar(trainer: Trainer) -> Iterator[Callable[[float, float], None]]:
+def _progress_bar(trainer: Trainer) -> Iterator[Callable[[float, Algorithm], None]]:
     """A bar on standard error, with loss and writes a weight."""
     from tqdm import tqdm
 
@@ -276,8 +277,11 @@ def _progress_bar(trainer: Trainer) -> Iterator[Callable[[float, float], None]]:
         mininterval=0.2,
     ) as bar:
 
-        def on_batch(loss: float, writes: float) -> None:
-            bar.set_postfix_str(f"loss {loss:.3f}, {writes:.2f} writes/weight", refresh=False)
+        def on_batch(loss: float, algorithm: Algorithm) -> None:
+            moved = f"{algorithm.writes_per_weight:.2f} writes/weight"
+            if algorithm.pulses_per_weight:
+                moved = f"{algorithm.pulses_per_weight:.1f} pulses/weight"
+            bar.set_postfix_str(f"loss {loss:.3f}, {moved}", refresh=False)
             bar.update()
 
         yield on_batch

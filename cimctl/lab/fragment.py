@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from boards import catalogue
+from boards.errors import UsageError
 from boards.profile import Profile
 from cimctl.files import write_atomically
 from cimctl.lab.fit import Fitted
@@ -61,10 +62,12 @@ def write(path: Path, fitted: Fitted, data: PulseData, base: str) -> Profile:
 
     Raises:
         UsageError: there is no profile ``base``.
+        UsageError: the bounds that were fitted are no device's.
         ProfileError: the estimates are at odds with it.
         StorageError: no space or no permission.
     """
     values = values_of(fitted, data, base)
+    _check(values)
     lines = [
         f"# {fitted.model.name}, fitted to {fitted.pulses} pulses of {fitted.devices} devices by",
         "# cimctl characterize fit. 95 % intervals; a weight of 1 stands for "
@@ -77,6 +80,17 @@ def write(path: Path, fitted: Fitted, data: PulseData, base: str) -> Profile:
     text = yaml.safe_dump(values, sort_keys=False, default_flow_style=None)
     write_atomically(path, ("\n".join(lines) + "\n" + text).encode())
     return catalogue.load(str(path))
+
+
+def _check(values: dict[str, Any]) -> None:
+    low, high = values["programming"]["window_uS"]
+    if not 0 <= low < high or not math.isfinite(high):
+        raise UsageError(
+            f"The fitted bounds are {low:.6g} and {high:.6g} uS: no device has these, so no "
+            "profile was written",
+            left="The estimates are as printed",
+            next="Look whether the data are responses to pulses, in uS; try another --model",
+        )
 
 
 def _device(fitted: Fitted, data: PulseData) -> dict[str, Any]:

@@ -21,7 +21,7 @@ COLUMNS = ("device", "pulse", "direction", "conductance_uS")
 OPTIONAL = ("amplitude_mV", "width_ns")
 DIRECTIONS = {"up": 1, "+1": 1, "1": 1, "down": -1, "-1": -1, "start": 0, "0": 0}
 #: readings around 0 may be below it by the noise
-LOWEST_uS, HIGHEST_uS = -100.0, 1e6
+LOWEST_uS, HIGHEST_uS = -10.0, 1e6
 #: pulses of a device in each direction, and readings, at least
 FEWEST = 10
 #: pulses without a reading between two readings at most
@@ -111,6 +111,10 @@ class _Table:
 
     def read(self, lines: Iterator[list[str]]) -> PulseData:
         header = [name.strip() for name in next(lines, [])]
+        if not any(header):
+            self._refuse("it is empty", f"The first line names the columns {', '.join(COLUMNS)}")
+        if len(header) == 1 and ";" in header[0]:
+            self._refuse("its values are separated by semicolons", "Separate them by commas")
         missing = [name for name in COLUMNS if name not in header]
         if missing:
             self._refuse(

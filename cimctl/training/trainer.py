@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from boards.board import Board
 from boards.errors import UsageError
 from cimctl import convert, files
-from cimctl.algorithms import ALGORITHMS
+from cimctl.algorithms import ALGORITHMS, Algorithm
 from cimctl.algorithms.base import make_optimizer
 from cimctl.analog.layers import AnalogLayer
 from cimctl.analog.lstm import stacked
@@ -130,11 +131,11 @@ class Trainer:
 
     # ------------------------------------------------------------------ running
 
-    def run(self, on_batch: Callable[[float, float], None] = lambda *_: None) -> dict[str, Any]:
+    def run(self, on_batch: Callable[[float, Algorithm], None] = lambda *_: None) -> dict[str, Any]:
         """Trains to the end, tests, and writes the summary.
 
         Args:
-            on_batch: called with the loss and the writes per weight after each batch.
+            on_batch: called with the loss and the algorithm after each batch.
 
         Raises:
             Interrupted: ``stop`` was set; the checkpoint holds the state after the last batch.
@@ -147,7 +148,7 @@ class Trainer:
             order = self.order(epoch)
             for number in range(batch, per_epoch):
                 loss = self.batch(order[number])
-                on_batch(loss, self.algorithm.writes_per_weight)
+                on_batch(loss, self.algorithm)
                 if self.stop and number + 1 < per_epoch:
                     break
             else:
@@ -182,6 +183,11 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         self.algorithm.step()
         value = float(loss.detach())
+        if not math.isfinite(value) and math.isfinite(self.progress.loss):
+            self._notify(
+                f"The loss is {value} from batch {self.progress.batch + 1} on: the learning rate "
+                "is probably too large"
+            )
         self.progress.loss += value
         self.progress.correct += int((outputs.detach().argmax(1) == labels).sum())
         self.progress.batch += 1

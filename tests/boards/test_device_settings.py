@@ -71,6 +71,7 @@ def test_a_wrong_parameter_names_key_value_and_what_is_allowed(
         ("imperfections", "adc_gain_variation", 0.5, "<= 0.2"),
         ("imperfections", "sneak_ratio", 1.1, "<= 1"),
         ("imperfections", "row_wire_ohm", -1, ">= 0"),
+        ("imperfections", "column_wire_ohm", 1e12, "<= 1000"),
         ("chip", "input_coding", "morse", "bit-serial, pulse-width"),
     ],
 )
@@ -120,3 +121,26 @@ def test_a_profile_written_out_reads_back_the_same(tmp_path: Path, base: str) ->
     path = tmp_path / "same.yaml"
     path.write_text(yaml.safe_dump(msgspec.to_builtins(made)))
     assert catalogue.load(str(path)) == made
+
+
+def test_the_example_of_the_documentation_is_a_sound_profile(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "devices.md").read_text()
+    example = text.split("```yaml\n")[1].split("```")[0]
+    path = tmp_path / "mine.yaml"
+    path.write_text(example)
+    assert catalogue.load(str(path)).device.model == "soft-bounds"
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "allowed"),
+    [
+        ({"step": 1e-30}, "device.step", "distance of device.bounds / 1e+06"),
+        ({"pulse": {"amplitude_mV": 9000}}, "device.pulse.amplitude_mV", "limits.amplitude_mV"),
+        ({"pulse": {"width_ns": 1e6}}, "device.pulse.width_ns", "limits.width_ns"),
+    ],
+)
+def test_what_would_fail_later_is_refused_at_once(
+    tmp_path: Path, change: dict[str, Any], key: str, allowed: str
+) -> None:
+    said = complaint(tmp_path, "rpu-baseline", {"device": change})
+    assert f"key '{key}'" in said and allowed in said

@@ -466,7 +466,8 @@ def test_the_command_says_what_it_brought_and_keeps_it_for_the_chip(
     assert (one["tile"], one["kind"], one["lines"]) == (0, "pairs", 32)
     assert one["before"]["lasting"] / one["after"]["lasting"] > 10
     assert len(one["after"]["by_line"]) == 32
-    kept = at_home / "data" / "cimctl" / "calibrations" / f"{said['board_id']}.json"
+    name = f"emu-uncalibrated-{said['board_id']}.json"
+    kept = at_home / "data" / "cimctl" / "calibrations" / name
     assert Path(said["out"]) == kept and len(record.load(kept).lines) == 8
     assert plot.read_bytes().startswith(b"\x89PNG")
 

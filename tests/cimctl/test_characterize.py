@@ -193,7 +193,7 @@ def _one_way(text: str) -> str:
     ("change", "expected"),
     [
         (_without_column, ["conductance_uS", "missing", "device, pulse"]),
-        (lambda t: t + "0,500,up,many", ["line 486", "conductance_uS", "'many'", "-100 to 1e+06"]),
+        (lambda t: t + "0,500,up,many", ["line 486", "conductance_uS", "'many'", "-10 to 1e+06"]),
         (lambda t: t + "0,500,up,nan", ["line 486", "conductance_uS", "'nan'"]),
         (lambda t: t + "0,500,up,2e9", ["conductance_uS", "'2e9'", "1e+06"]),
         (lambda t: t + "0,500,left,20", ["line 486", "direction", "'left'", "up, +1, 1, down"]),
@@ -204,7 +204,8 @@ def _one_way(text: str) -> str:
         (lambda t: t + "new,1,up,20", ["device 'new'", "0 pulses", "At least 10"]),
         (_one_way, ["'down'", "0 pulses", "At least 10"]),
         (lambda t: t.splitlines()[0], ["no pulses"]),
-        (lambda t: "", ["'device' is missing"]),
+        (lambda t: "", ["it is empty", "device, pulse"]),
+        (lambda t: t.replace(",", ";"), ["separated by semicolons"]),
     ],
 )
 def test_bad_data_are_refused_by_place(

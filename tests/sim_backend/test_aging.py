@@ -12,7 +12,7 @@ import pytest
 from boards import device_settings
 from boards.board import Board
 from boards.catalogue import load
-from boards.errors import UnsupportedError
+from boards.errors import UnsupportedError, UsageError
 from boards.links import InProcessLink
 from boards.profile import Profile
 from sim_backend.chip import Chip
@@ -168,3 +168,13 @@ def test_a_board_without_emulated_time_says_so() -> None:
         pytest.raises(UnsupportedError, match="cannot be advanced"),
     ):
         board.wait(1.0)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf"), 1e18])
+def test_a_time_that_cannot_pass_is_refused(seconds: float) -> None:
+    profile = load("pcm")
+    with (
+        Board(profile, InProcessLink(Firmware(Chip(profile, 0)))) as board,
+        pytest.raises(UsageError, match="more than 0"),
+    ):
+        board.wait(seconds)
