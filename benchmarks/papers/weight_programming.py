@@ -41,7 +41,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def board_of(seed: int, offset: float) -> Any:
+def board_of(seed: int) -> Any:
     """An emulated board of such devices; its first tile, which holds W, has even bounds."""
     from boards.board import Board
     from boards.catalogue import load
@@ -50,7 +50,6 @@ def board_of(seed: int, offset: float) -> Any:
     from sim_backend.firmware import Firmware
     from sim_backend.steps import own_of
 
-    del offset
     base = load("softbounds-20")
     programming = msgspec.structs.replace(base.programming, tolerance_uS=0.1)
     chip = msgspec.structs.replace(
@@ -89,7 +88,7 @@ def run(row: str, offset: float, seed: int, inputs: int) -> float:
     plain = torch.nn.Sequential(torch.nn.Linear(SIZE, SIZE, bias=False))
     torch.nn.init.zeros_(plain[0].weight)
     errors = []
-    with board_of(seed, offset) as board:
+    with board_of(seed) as board:
         board.power_up()
         model = convert(plain, board, settings, in_memory=True, arrays=kind.ARRAYS)
         program_weights(model)

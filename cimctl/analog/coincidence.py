@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cimctl.analog.draws import hash_at, hash_numpy
+from sim_backend.outer import ones
 
 Floats = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int32]
@@ -109,14 +110,6 @@ def coincidences(
         x, d, rate, trains.longest, trains.balance, trains.fit_length, np.uint64(key), total, net
     )
     return (total + net) // 2, (total - net) // 2
-
-
-@numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
-def _popcount(word):  # type: ignore[no-untyped-def]
-    word = word - ((word >> np.uint32(1)) & np.uint32(0x55555555))
-    word = (word & np.uint32(0x33333333)) + ((word >> np.uint32(2)) & np.uint32(0x33333333))
-    word = (word + (word >> np.uint32(4))) & np.uint32(0x0F0F0F0F)
-    return np.int32(np.uint32(word * np.uint32(0x01010101)) >> np.uint32(24))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
@@ -225,7 +218,7 @@ def _coincidences(x, d, rate, longest, balance, fit_length, key, total, net):  #
         for j in range(d_count):
             row, word, sign = d_active[j], d_words[j], d_signs[j]
             for i in range(x_count):
-                hits = _popcount(x_words[i] & word)
+                hits = ones(x_words[i] & word)
                 total[row, x_active[i]] += hits
                 net[row, x_active[i]] += hits * sign * x_signs[i]
 
