@@ -1,7 +1,7 @@
 """Random numbers that are functions of their place: a key, a position and an index.
 
 What is drawn for one vector does not depend on what was drawn before it, so a resumed run draws as
-one that was never stopped.  The hash is the emulator's own (``sim_backend.noise``), with other keys.
+one that was never stopped.  The hash is the emulator's (``sim_backend.noise``), with other keys.
 """
 
 from __future__ import annotations
