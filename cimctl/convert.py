@@ -152,11 +152,6 @@ def program_weights(model: nn.Module, cycles: int | None = None) -> None:
         layer.put(cycles)
 
 
-def put_weights(layer: AnalogLayer, cycles: int | None = None) -> None:
-    """Programs a layer's digital weights as they are."""
-    layer.put(cycles)
-
-
 def weight_rule(board: Board, settings: Settings) -> WeightRule:
     """The rule of a board's profile and the settings."""
     programming = board.profile.programming

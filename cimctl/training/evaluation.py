@@ -48,5 +48,5 @@ def _weights_to(board: Board, model: Any, saved: dict[str, Any]) -> str:
     if same and board.status().operations == saved["operations"]:
         return "as found"
     for layer in convert.analog_layers(model):
-        convert.put_weights(layer, board.profile.programming.cycles_characterising)
+        layer.put(board.profile.programming.cycles_characterising)
     return "programmed"

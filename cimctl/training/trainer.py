@@ -311,7 +311,7 @@ class Trainer:
                 "and the result will differ"
             )
             for layer in convert.analog_layers(self.model):
-                convert.put_weights(layer)
+                layer.put()
             return False
         if saved["snapshot"] is not None and Capability.SNAPSHOT in board.capabilities:
             board.restore(saved["snapshot"])
@@ -321,7 +321,7 @@ class Trainer:
                 "the result will differ"
             )
             for layer in convert.analog_layers(self.model):
-                convert.put_weights(layer)
+                layer.put()
             return False
         elif board.status().operations != saved["operations"]:
             self._notify("The chip was written to since the checkpoint: its cells are read again")

@@ -206,7 +206,7 @@ def test_a_layer_of_small_sums_keeps_its_scale_at_the_end_of_the_adc_range(
     model = convert.convert(nn.Sequential(nn.Linear(1, 1, bias=False)), board)
     (layer,) = convert.analog_layers(model)
     layer.weight.data.fill_(0.02)
-    convert.put_weights(layer, 5)
+    layer.put(5)
     exact = conductances(board, layer._matrix).double() * layer.rule.unit
     layer.weight.data = exact.float()
     inputs = torch.rand(64, 1) + 1
