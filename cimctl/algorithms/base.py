@@ -38,6 +38,9 @@ class Algorithm(ABC):
     ANALOG: ClassVar[bool] = True
     #: whether weights live on the chip only
     IN_MEMORY: ClassVar[bool] = False
+    #: products that the algorithm can make on the chip, and those that it makes nowhere else
+    PRODUCTS: ClassVar[frozenset[str]] = frozenset({"wa"})
+    CHIP_ONLY: ClassVar[frozenset[str]] = frozenset({"wa"})
     #: arrays of a layer beside its weights
     ARRAYS: ClassVar[int] = 0
     #: first weights are uniform up to this over the root of a layer's inputs; 0: torch's own
@@ -60,7 +63,7 @@ class Algorithm(ABC):
     @classmethod
     def check(cls, board: Board, settings: Settings) -> None:
         """Raises ``UnsupportedError`` that names what the algorithm needs and the board lacks."""
-        del settings
+        cls.products(settings)
         missing = [op.name for op in cls.NEEDS if not board.offers(op)]
         missing += [str(c.name) for c in cls.CAPABILITIES if c not in board.capabilities]
         if missing:
@@ -70,6 +73,28 @@ class Algorithm(ABC):
                 left="Nothing was trained",
                 next="Take another --algorithm or another --board",
             )
+
+    @classmethod
+    def products(cls, settings: Settings) -> frozenset[str]:
+        """The products that are made on the chip (``Settings.products``).
+
+        Raises:
+            UsageError: the algorithm cannot make one of them there, or makes one nowhere else.
+        """
+        if settings.products == "auto":
+            return cls.PRODUCTS
+        named = settings.products.replace("none", "")
+        asked = frozenset(named.split(",")) - {""}
+        for wrong, where in ((asked - cls.PRODUCTS, "not on"), (cls.CHIP_ONLY - asked, "only on")):
+            if wrong:
+                raise UsageError(
+                    f"Setting 'products' is '{settings.products}': this algorithm makes product "
+                    f"'{min(wrong)}' {where} the chip",
+                    left="Nothing was trained",
+                    next=f"It can make {', '.join(sorted(cls.PRODUCTS))} there, and has to make "
+                    f"{', '.join(sorted(cls.CHIP_ONLY)) or 'none of them'}",
+                )
+        return asked
 
     @property
     def pulses_per_weight(self) -> float:

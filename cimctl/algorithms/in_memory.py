@@ -20,7 +20,7 @@ from cimctl.algorithms.base import Algorithm
 from cimctl.algorithms.settings import Settings
 from cimctl.analog.coincidence import Trains, coincidences, words
 from cimctl.analog.draws import key_of
-from cimctl.analog.in_memory import InMemoryLayer, step_device
+from cimctl.analog.in_memory import InMemoryLayer, Use, step_device
 from cimctl.analog.pulsed_array import PulsedArray
 from firmware_protocol.constants import Capability, Opcode
 
@@ -35,6 +35,8 @@ class InMemory(Algorithm):
     NEEDS = frozenset({Opcode.VMM, Opcode.PULSE, Opcode.PROGRAM, Opcode.READ, Opcode.CONFIGURE})
     CAPABILITIES = Capability.TRANSPOSED | Capability.SIGNED_INPUTS
     IN_MEMORY = True
+    PRODUCTS = frozenset({"wa", "wtd", "dat"})
+    CHIP_ONLY = frozenset({"dat"})
     INITIAL_BOUND = 2.45
 
     def __init__(
@@ -45,6 +47,10 @@ class InMemory(Algorithm):
             settings, optimizer="SGD", optimizer_arguments={}, weight_decay=0.0
         )
         super().__init__(model, board, digital, seed)
+        chosen = self.products(settings)
+        for layer in self.layers:
+            assert isinstance(layer, InMemoryLayer)
+            layer.on_chip = chosen
         self._seed = seed
         self._delta = step_device(board).step
         self._trains = Trains(
@@ -81,21 +87,21 @@ class InMemory(Algorithm):
         self.optimizer.step()
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, InMemoryLayer)
-            for use, (x, d) in enumerate(layer.tape):
-                key = key_of(self._seed, _TRAINS, self.batches, number, use)
-                self._update(number, layer, x, d, key)
+            for place, use in enumerate(layer.tape):
+                key = key_of(self._seed, _TRAINS, self.batches, number, place)
+                self._update(number, layer, use, key)
             layer.tape.clear()
+            layer.forget()
         self.batches += 1
 
     @abstractmethod
-    def _update(self, number: int, layer: InMemoryLayer, x: Numbers, d: Numbers, key: int) -> None:
+    def _update(self, number: int, layer: InMemoryLayer, use: Use, key: int) -> None:
         """Applies what a layer's vectors taught.
 
         Args:
             number: of the layer.
             layer: on the chip.
-            x: (vectors, inputs).
-            d: (vectors, outputs) descent directions.
+            use: inputs and descent directions of one product.
             key: of whatever is drawn.
         """
 
@@ -129,5 +135,6 @@ class InMemorySgd(InMemory):
     With ``outer=sparse`` pulses upwards are sent before those downwards [ours].
     """
 
-    def _update(self, number: int, layer: InMemoryLayer, x: Numbers, d: Numbers, key: int) -> None:
-        self._pulse_outer(layer.array, x, d, self.rate / self._delta, key)
+    def _update(self, number: int, layer: InMemoryLayer, use: Use, key: int) -> None:
+        rate = self.rate / self._delta
+        self._pulse_outer(layer.array, use.inputs, use.directions, rate, key)

@@ -18,6 +18,9 @@ from cimctl.analog.pulsed_array import Outer
 # The upper bound keeps infinity out.
 Positive = Annotated[float, Meta(gt=0, le=1e6)]
 NonNegative = Annotated[float, Meta(ge=0, le=1e6)]
+#: the products of training, as ``products`` names them
+PRODUCTS = ("wa", "wtd", "dat")
+_PRODUCTS = "^(auto|none|({0})(,({0}))*)$".format("|".join(PRODUCTS))
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,6 +61,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: share of conversions that may saturate before the ADC range widens [ours]
     saturation: Annotated[float, Meta(ge=0, lt=1)] = 0.01
 
+    #: the products made on the chip: wa (W a, forward), wtd (W^T d, backward), dat (d a^T, the
+    #: update), with commas between; the others are digital. auto: all that the algorithm can; none
+    products: Annotated[str, Meta(pattern=_PRODUCTS)] = "auto"
     #: what an input vector is divided by before its conversion (``analog.compensation``);
     #: auto: max for sgd, the running maximum of the layer for others
     noise_management: Literal["auto", NoiseManagement] = "auto"

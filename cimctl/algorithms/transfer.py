@@ -7,10 +7,13 @@ columns beside it, and W.  For each batch of vectors (x, d), d the descent direc
    (all 1 but for the chopped algorithms), ``lambda_A = eta_0 l_max delta_A / (mu_x mu_d)`` with
    running means mu of max|x| and max|d|, or the literal 1.
 2. After every n_s vectors one input line k of A is read, in turn, by a one-hot product:
-   ``omega_k = (A - R) v_k``.  What falls due within a batch is read at its end [ours].
+   ``omega_k = (A - R) v_k``.  What falls due within a batch is read at its end, each line once;
+   where more than n_s n vectors pass between two reads of a line, as in a convolution, lambda_A
+   falls by as much, so that A gathers no more between reads than it does otherwise [ours].
 3. What was read moves W: TTv1 by pulses of probability ``min(1, lambda_H |omega|)`` [ours]; the
    others integrate ``h_k += lambda_H z`` with ``lambda_H = lambda n_s n / (gamma_0 delta_W)``, n
-   the number of inputs, and give one pulse where ``|h| >= 1``, which then starts at 0.
+   the number of inputs, and give one pulse where ``|h| >= 1``, which then starts at 0.  n_s n is
+   the number of images between two reads of a line: a convolution's places are one input [ours].
 4. Choppers flip after a read, with probability rho, or on a fixed period.
 
 AGAD compares with a past of its own: ``z = c_k (omega - p_ref,k)``, then ``p_k <- (1 - beta) p_k +
@@ -31,7 +34,7 @@ from cimctl.algorithms.in_memory import InMemory
 from cimctl.algorithms.settings import Settings
 from cimctl.analog.draws import hash_numpy, key_of
 from cimctl.analog.fast_array import FastArray
-from cimctl.analog.in_memory import InMemoryLayer
+from cimctl.analog.in_memory import InMemoryLayer, Use
 
 Numbers = np.ndarray[Any, Any]
 #: running means of the largest inputs and errors forget by this factor a batch
@@ -118,20 +121,25 @@ class TikiTaka(InMemory):
                 s.symmetry_pulses, s.reference_offset, s.reference_spread, generator
             )
 
-    def _update(self, number: int, layer: InMemoryLayer, x: Numbers, d: Numbers, key: int) -> None:
+    def _update(self, number: int, layer: InMemoryLayer, use: Use, key: int) -> None:
         s, state, fast = self.settings, self._state[number], self._fast(layer)
+        x, d = use.inputs, use.directions
         state.see(x, d)
         if not (state.x_mean and state.d_mean):
             return
+        # Vectors between two reads of a line: those that n_s asks for, and those that there are.
+        regular = s.read_every * x.shape[1]
+        between = max(regular, len(x))
         # In mean steps of a device, as lambda_A over delta.
-        rate = s.fast_rate * s.pulse_length / (state.x_mean * state.d_mean)
-        if s.fast_rate_rule == "literal":
+        if s.fast_rate_rule == "formula":
+            rate = s.fast_rate * s.pulse_length / (state.x_mean * state.d_mean)
+            rate *= regular / between
+        else:
             rate = s.fast_rate / self._delta
         self._pulse_outer(fast.array, x * state.chopper, d, rate, key)
         lines = state.due(len(x), s.read_every)
         if len(lines):
-            every = max(s.read_every, len(x) / x.shape[1])
-            gain = self.rate * every * x.shape[1] / (s.transfer_damping * self._delta)
+            gain = self.rate * between / use.places / (s.transfer_damping * self._delta)
             pulses = self._transferred(number, state, lines, fast.read(lines), gain)
             self._move(layer, lines, pulses)
 

@@ -8,7 +8,7 @@ scaling, arXiv 1906.02698); backward is ``W^T (alpha d)``, by the transposed pro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -55,6 +55,21 @@ class SingleSided(WeightRule):
         return max(self.zero - self.low, self.high - self.zero) * self.unit
 
 
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One product of a layer in training, noted for its update.
+
+    Attributes:
+        inputs: (vectors, inputs).
+        directions: (vectors, outputs) descent directions, in units of W.
+        places: vectors of each image: the places of a convolution.
+    """
+
+    inputs: np.ndarray[Any, Any]
+    directions: np.ndarray[Any, Any]
+    places: int = 1
+
+
 def step_device(board: Board) -> StepSettings:
     """The device of a board's profile, which moves in steps.
 
@@ -79,7 +94,9 @@ class InMemoryLayer(AnalogLayer):
         weight: W as it was last programmed or read; products and updates do not use it.
         scale: (outputs,) alpha, fixed.
         reference: (weights,) 16-bit conductances of the reference cells.
-        tape: inputs and descent directions of the products since the last update, in units of W.
+        tape: the products since the last update.
+        on_chip: which of the products ``wa`` (forward) and ``wtd`` (backward) are the chip's; the
+            others are digital, with weights that are read from the chip after each update.
     """
 
     reference: Tensor
@@ -90,7 +107,9 @@ class InMemoryLayer(AnalogLayer):
         ones = torch.ones(self.weight.shape[0])
         self.scale = nn.Parameter(ones, requires_grad=False)
         self.register_buffer("reference", torch.zeros(self.weight.numel(), dtype=torch.float64))
-        self.tape: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
+        self.tape: list[Use] = []
+        self.on_chip = frozenset({"wa", "wtd"})
+        self._known: Tensor | None = None
 
     def attach(
         self,
@@ -127,6 +146,22 @@ class InMemoryLayer(AnalogLayer):
         if self.rule.zero_shift:
             self._shift_zero()
         super().put(cycles)
+        self.forget()
+
+    def forget(self) -> None:
+        """The cells have changed: digital products read them again."""
+        self._known = None
+
+    def train(self, mode: bool = True) -> Self:
+        # A run that goes on from a checkpoint reads the cells anew; so does one that never stopped.
+        self.forget()
+        return super().train(mode)
+
+    def _matrix_read(self) -> Tensor:
+        """(outputs, inputs) weights as the chip holds them, read once for each state of it."""
+        if self._known is None:
+            self._known = self.read_weights().flatten(1)
+        return self._known
 
     def _shift_zero(self) -> None:
         """Brings each cell to its symmetry point and notes the conductance for its reference."""
@@ -170,7 +205,10 @@ class InMemoryLayer(AnalogLayer):
         """(vectors, inputs) as the chip gets them, and the layer's outputs without bias."""
         assert self.chip is not None
         vectors = self._vectors(inputs).contiguous().numpy()
-        products = torch.from_numpy(self.chip.forward(vectors, learning=self.training))
+        if "wa" in self.on_chip:
+            products = torch.from_numpy(self.chip.forward(vectors, learning=self.training))
+        else:
+            products = torch.from_numpy(vectors) @ self._matrix_read().T
         return vectors, self._arranged(products.mul_(self.scale.data), inputs)
 
     def multiply_back(
@@ -187,10 +225,14 @@ class InMemoryLayer(AnalogLayer):
         lines = outer.movedim(1, -1).reshape(-1, outer.shape[1])
         # The weight on the chip is W / alpha: its learning rate is divided by alpha, its gradient
         # by d has alpha as a factor.
-        self.tape.append((vectors, (-lines / self.scale.data).numpy()))
+        directions = (-lines / self.scale.data).numpy()
+        self.tape.append(Use(vectors, directions, len(vectors) // len(outer)))
         if shape is None:
             return None
-        back = self.chip.backward((lines * self.scale.data).numpy(), learning=self.training)
+        errors = lines * self.scale.data
+        if "wtd" not in self.on_chip:
+            return self._images(errors @ self._matrix_read(), shape)
+        back = self.chip.backward(errors.numpy(), learning=self.training)
         return self._images(torch.from_numpy(back), shape)
 
 

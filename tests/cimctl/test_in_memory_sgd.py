@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,10 +16,10 @@ from torch import nn
 
 from boards import catalogue
 from boards.board import Board
-from boards.errors import UnsupportedError
+from boards.errors import UnsupportedError, UsageError
 from boards.links import InProcessLink
 from cimctl import convert, datasets
-from cimctl.algorithms import InMemorySgd
+from cimctl.algorithms import InMemorySgd, MixedPrecision
 from cimctl.algorithms.settings import Settings, parse
 from cimctl.analog.coincidence import Trains, coincidences, coincidences_numpy, words
 from cimctl.analog.in_memory import InMemoryLayer
@@ -244,6 +245,32 @@ def test_products_in_both_directions_are_torchs_own_but_for_noise(bench: Make, n
 
 
 @pytest.mark.parametrize("name", LAYERS)
+def test_digital_products_are_torchs_own_with_the_weights_of_the_chip(
+    bench: Make, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    make, shape = LAYERS[name]
+    source = make()
+    b = bench(source, products="dat")
+    monkeypatch.delattr(Board, "multiply")
+    for _ in range(2):
+        inputs = torch.randn(shape, requires_grad=True)
+        outer = 1e-3 * torch.randn_like(source(inputs))
+        b.model(inputs).backward(outer)
+        digital = nn.Sequential(copy.deepcopy(source))
+        digital[0].weight.data = (b.weights * b.layer.scale.detach()[0]).float()
+        again = inputs.detach().requires_grad_(True)
+        digital(again).backward(outer)
+        assert inputs.grad is not None and again.grad is not None
+        # A reading is of 9 bits, with a noise of a step and a quarter, averaged over the samples.
+        step = 4 * (b.layer.rule.high - b.layer.rule.low) * b.layer.rule.unit / 511
+        near = 5 * 2 * step * float(b.layer.scale[0]) * source.weight[0].numel() ** 0.5
+        assert float((b.model(inputs) - digital(again)).detach().abs().max()) < near
+        assert float((inputs.grad - again.grad).abs().max()) < near * float(outer.abs().max())
+        b.algorithm.step()
+
+
+@pytest.mark.parametrize("name", LAYERS)
 def test_a_batch_moves_weights_down_the_gradient_in_the_mean(bench: Make, name: str) -> None:
     torch.manual_seed(0)
     make, shape = LAYERS[name]
@@ -272,6 +299,21 @@ def test_a_batch_moves_weights_down_the_gradient_in_the_mean(bench: Make, name: 
     assert abs(float(off.mean())) < 4 / off.numel() ** 0.5
     assert float((moved * wanted).sum() / (wanted * wanted).sum()) == pytest.approx(1, abs=0.15)
     assert torch.allclose(b.layer.bias, bias - 0.05 * source.bias.grad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("products", "wrong"), [("wa,wtd", "'dat' only on"), ("none", "'dat' only on")]
+)
+def test_an_update_of_cells_cannot_be_digital(bench: Make, products: str, wrong: str) -> None:
+    with pytest.raises(UsageError, match=wrong):
+        bench(nn.Linear(3, 2), products=products)
+
+
+def test_mixed_precision_makes_forward_products_on_the_chip_and_no_others() -> None:
+    settings = Settings(products="wa")
+    assert MixedPrecision.products(settings) == MixedPrecision.products(Settings()) == {"wa"}
+    with pytest.raises(UsageError, match="'dat' not on the chip"):
+        MixedPrecision.products(Settings(products="wa,dat"))
 
 
 def test_the_references_stay_and_pulses_are_counted(bench: Make) -> None:
@@ -439,7 +481,9 @@ def stopped_and_resumed(folder: Path, wanted: RunConfig, after: int) -> dict[str
         return Trainer(wanted, FEW, board, folder, resume=state).run()
 
 
-@pytest.mark.parametrize("pairs", [(), ALL], ids=["default", "running values"])
+@pytest.mark.parametrize(
+    "pairs", [(), ALL, ("lr=0.1", "products=dat")], ids=["default", "running values", "digital"]
+)
 @pytest.mark.parametrize("after", [1, 3, 5, 6])
 def test_a_resumed_run_ends_with_the_bits_of_one_never_stopped(
     tmp_path: Path, pairs: tuple[str, ...], after: int

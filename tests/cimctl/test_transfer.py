@@ -22,7 +22,7 @@ from cimctl.algorithms import ALGORITHMS
 from cimctl.algorithms.settings import Settings, parse
 from cimctl.algorithms.transfer import TikiTaka, Transfer
 from cimctl.analog.fast_array import FastArray
-from cimctl.analog.in_memory import InMemoryLayer
+from cimctl.analog.in_memory import InMemoryLayer, Use
 from cimctl.cli.root import run
 from cimctl.training import checkpoint
 from cimctl.training.config import RunConfig
@@ -248,9 +248,9 @@ def test_the_means_follow_the_largest_inputs_and_errors() -> None:
     assert state.d_mean == 0.5
 
 
-def learn(b: Bench, x: Numbers, d: Numbers) -> None:
+def learn(b: Bench, x: Numbers, d: Numbers, places: int = 1) -> None:
     """One step from (vectors, inputs) and (vectors, outputs) descent directions."""
-    b.layer.tape.append((np.float32(x), np.float32(d)))
+    b.layer.tape.append(Use(np.float32(x), np.float32(d), places))
     b.algorithm.step()
 
 
@@ -267,6 +267,15 @@ def test_lambda_a_gives_the_largest_cell_its_longest_train(bench: Make) -> None:
         wanted = vectors * longest * float(x.__abs__().sum() / 0.5 * d.sum() / 0.02)
         # Cells of one line share its train, so their spreads add up; 16 bits of probability.
         assert abs(b.algorithm.pulses - wanted) < 5 * (8 * wanted) ** 0.5
+
+
+def test_lambda_a_falls_where_a_batch_passes_between_two_reads_of_a_line(bench: Make) -> None:
+    """A line of four, due every 8 vectors, is read after 400: a vector counts a fiftieth."""
+    x, d, vectors = np.float32([0.5, 0.5, 0.5, 0.5]), np.float32([0.02, 0.02]), 400
+    b = bench("ttv2", nn.Linear(4, 2), read_every=2, pulse_length=20, lr=1e-6)
+    learn(b, np.tile(x, (vectors, 1)), np.tile(d, (vectors, 1)))
+    wanted = vectors * 20 * 8 * (2 * 4 / vectors)
+    assert abs(b.algorithm.pulses - wanted) < 5 * (8 * wanted) ** 0.5
 
 
 @pytest.mark.parametrize(
@@ -287,6 +296,11 @@ def test_lambda_h_is_the_papers(
     monkeypatch.setattr(b.algorithm, "_transferred", noted)
     learn(b, np.ones((vectors, 4)), np.ones((vectors, 2)))
     assert gains == [pytest.approx(0.3 * every * 4 / (50 * DELTA))]
+    gains.clear()
+    places = np.ones((12 * vectors, 4)), np.ones((12 * vectors, 2))
+    learn(b, *places, places=12)
+    images = max(vectors, read_every * 4 / 12)
+    assert gains == [pytest.approx(0.3 * images / (50 * DELTA))]
 
 
 # --- the fast array ------------------------------------------------------------------------------
