@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -30,6 +31,8 @@ class Algorithm(ABC):
         seed: seeds whatever the algorithm draws.
     """
 
+    #: settings whose default is another one here
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {}
     #: commands without which the algorithm cannot run
     NEEDS: ClassVar[frozenset[Opcode]] = frozenset()
     #: what else a board must be capable of

@@ -8,7 +8,8 @@ foremost, moves by plain SGD of the same rate.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -32,6 +33,7 @@ _TRAINS = 2
 class InMemory(Algorithm):
     """Pulsed updates of arrays that live on the chip only."""
 
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {"lr": 0.1}
     NEEDS = frozenset({Opcode.VMM, Opcode.PULSE, Opcode.PROGRAM, Opcode.READ, Opcode.CONFIGURE})
     CAPABILITIES = Capability.TRANSPOSED | Capability.SIGNED_INPUTS
     IN_MEMORY = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -116,13 +117,17 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     initial_bound: NonNegative = 0.0
 
 
-def parse(pairs: tuple[str, ...]) -> Settings:
+def parse(pairs: tuple[str, ...], defaults: Mapping[str, Any] | None = None) -> Settings:
     """Settings from ``key=value`` texts, values read as YAML.
+
+    Args:
+        pairs: what the user set.
+        defaults: of an algorithm, where they differ from those of ``Settings``.
 
     Raises:
         UsageError: names the key, what was given and what is allowed.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(defaults or {})
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals:

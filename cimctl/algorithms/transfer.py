@@ -22,6 +22,7 @@ beta omega``, and a flip sets ``p_ref,k <- p_k``; both start at the first read [
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -98,6 +99,11 @@ class Transfer:
 class TikiTaka(InMemory):
     """TTv2: H filters what is read of A - R."""
 
+    #: for batches [ours], chosen on LeNet and MNIST; the paper's n_s 5, beta 0.5 are of batch 1
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {
+        "lr": 0.1, "read_every": 1, "pulse_length": 5, "baseline_rate": 0.2,
+        "input_normalisation": True,
+    }  # fmt: skip
     ARRAYS = 1
     #: whether input lines are chopped
     CHOPPED: ClassVar[bool] = False

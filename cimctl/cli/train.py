@@ -137,7 +137,7 @@ def _planned(
         UsageError: an option contradicts the checkpoint that is resumed.
     """
     from boards.errors import UsageError
-    from cimctl.algorithms import settings
+    from cimctl.algorithms import ALGORITHMS, settings
     from cimctl.training import checkpoint
     from cimctl.training.config import RunConfig
 
@@ -155,7 +155,7 @@ def _planned(
         if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
     }
     if values["set"]:
-        given["settings"] = settings.parse(values["set"])
+        given["settings"] = settings.parse(values["set"], ALGORITHMS[config.algorithm].DEFAULTS)
     for name, value in given.items():
         if value is not None and value != getattr(config, name):
             raise UsageError(
@@ -193,7 +193,7 @@ def _new_config(model: str, values: dict[str, Any]) -> RunConfig:
         batch_size=values["batch_size"] or size,
         seed=values["seed"],
         initial=values["init"],
-        settings=settings.parse(values["set"]),
+        settings=settings.parse(values["set"], ALGORITHMS[values["algorithm"]].DEFAULTS),
     )
 
 
