@@ -3,8 +3,8 @@
 Runs ``cimctl train lenet-large --board softbounds-20 --dataset mnist --algorithm ...`` for each
 algorithm and seed, those with a reference array once with R at the symmetry points of A and once
 0.3 off them, beside FP32 and mixed precision on the same images.  The paper's accuracies are not
-at hand: the table compares the algorithms in one run.  The defaults of the Tiki-Taka family were chosen
-on seed 0 with 300 batches, for AGAD, and are the same for its relatives.
+at hand: the table compares the algorithms in one run.  The defaults of the Tiki-Taka family were
+chosen on seed 0 with 300 batches, for AGAD, and are the same for its relatives.
 
     python benchmarks/papers/lenet_in_memory.py --data-dir FOLDER [--seeds 0 1] [--jobs 2]
 """
