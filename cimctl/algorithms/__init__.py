@@ -6,6 +6,7 @@ from cimctl.algorithms.base import Algorithm
 from cimctl.algorithms.fp32 import Fp32
 from cimctl.algorithms.in_memory import InMemory, InMemorySgd
 from cimctl.algorithms.mixed_precision import MixedPrecision
+from cimctl.algorithms.quantised import QuantisationAware
 from cimctl.algorithms.transfer import Agad, ChoppedTikiTaka, TikiTaka, TikiTaka1
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
@@ -16,6 +17,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "c-ttv2": ChoppedTikiTaka,
     "agad": Agad,
     "fp32": Fp32,
+    "qat": QuantisationAware,
 }
 __all__ = [
     "ALGORITHMS",
@@ -26,6 +28,7 @@ __all__ = [
     "InMemory",
     "InMemorySgd",
     "MixedPrecision",
+    "QuantisationAware",
     "TikiTaka",
     "TikiTaka1",
 ]
