@@ -33,7 +33,12 @@ ROWS: dict[str, tuple[str, list[str], bool]] = {
     "FP32, SGD": (
         "fp32", ["lr=0.1", "optimizer=SGD", "weight_decay=0", "initial_bound=2.45"], False
     ),
-    "mixed precision": ("mixed-precision", [], False),
+    "mixed precision": (
+        "mixed-precision",
+        ["weight_rule=split", "noise_management=max", "bound_management=iterative",
+         "input_normalisation=true"],
+        False,
+    ),
     "in-memory SGD": ("sgd", ["input_normalisation=true"], False),
     "TTv1": ("ttv1", [], True),
     "TTv2": ("ttv2", [], True),
