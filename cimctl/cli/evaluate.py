@@ -10,6 +10,7 @@ import click
 from cimctl.cli.options import (
     board_options,
     chosen_board,
+    decoding_bar,
     json_option,
     seed_option,
     show,
@@ -54,7 +55,8 @@ def eval_(
     torch.set_num_threads(threads)
     state = checkpoint.load(run)
     config = RunConfig.from_plain(state["config"])
-    data = datasets.load(config.dataset, data_dir)
+    with decoding_bar() as bar:
+        data = datasets.load(config.dataset, data_dir, bar)
     analog = ALGORITHMS[config.algorithm].ANALOG
     board = connect(chosen_board(values, seed)) if analog else None
     with board or nullcontext():

@@ -9,12 +9,16 @@ import msgspec
 
 from cimctl.algorithms.settings import Settings, from_values
 
-#: epochs, batches an epoch and batch size for each data set; MNIST's are the paper's
+#: epochs, batches an epoch and batch size for each data set; MNIST's are the paper's, and so are
+#: epochs and batch size of CIFAR-10, whose epoch is a pass over all images
 SCHEDULES = {
     "digits": (20, 50, 64),
     "mnist": (13, 400, 64),
     "fashion-mnist": (13, 400, 64),
+    "cifar10": (100, 782, 64),
 }
+#: those of images of one's own
+OWN_SCHEDULE = (20, 100, 64)
 
 
 @dataclass(frozen=True)
