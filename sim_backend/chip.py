@@ -73,6 +73,7 @@ class Chip:
         return costs.Counts(
             steps=n("steps"),
             tile_operations=n("tile_operations"),
+            conversions=n("conversions"),
             verify_reads=n("verify_reads"),
             pulses=n("set_pulses") + n("reset_pulses"),
             pulse_width_ns=n("pulse_width_ns"),
@@ -288,7 +289,7 @@ class Chip:
                 )
                 at = end
             first_input += size
-        self._count_product(product, batch * places, saturated, sum(out_sizes))
+        self._count_product(product, batch * places, saturated)
         return out.reshape(shape[0], sum(out_sizes), *shape[1:]), saturated
 
     def _grid(self, product: Product) -> list[tuple[Region, ...]]:
@@ -399,24 +400,23 @@ class Chip:
     def _touched(self, tile: int) -> None:
         self._versions[tile] += 1
 
-    def _count_product(self, product: Product, vectors: int, saturated: int, outputs: int) -> None:
-        conversions = self.profile.chip.pair_conversions if product.differential else 1
-        # One array operation serves all regions of a tile that take the same inputs at the same
-        # lines; blocks of different inputs follow each other, also side by side in the columns.
-        applied: dict[int, set[tuple[int, int, int]]] = {}
-        for i, row in enumerate(self._grid(product)):
-            for region in row:
+    def _count_product(self, product: Product, vectors: int, saturated: int) -> None:
+        grid = self._grid(product)
+        for line in grid:
+            for region in line:
                 self.cells.positions[region.tile] += np.uint64(vectors)
-                first = region.column if product.transposed else region.row
-                size = region.columns if product.transposed else region.rows
-                applied.setdefault(region.tile, set()).add((i, first, size))
-        loads = [len(operations) for operations in applied.values()]
-        blocks = len(self._grid(product))
+        spent = costs.product(
+            self.profile,
+            grid,
+            vectors,
+            transposed=product.transposed,
+            differential=product.differential,
+        )
         add = self.cells.add
         add("vectors", vectors)
-        add("steps", vectors * max(loads) * conversions)
-        add("tile_operations", vectors * sum(loads) * conversions)
-        add("conversions", vectors * blocks * outputs * conversions)
+        add("steps", spent.steps)
+        add("tile_operations", spent.tile_operations)
+        add("conversions", spent.conversions)
         add("saturations", saturated)
 
     def _count_read(self, region: Region, samples: int) -> None:

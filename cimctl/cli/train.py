@@ -97,8 +97,9 @@ def train(
 ) -> None:
     """Train MODEL on a board.
 
-    MODEL is lenet, or path/to/file.py:factory for your own. The first Ctrl-C finishes the batch,
-    writes the checkpoint and leaves the board safe; a second one stops at once.
+    MODEL is lenet, lenet-large, mlp, lstm, vgg8, resnet18, or path/to/file.py:factory for your
+    own. The first Ctrl-C finishes the batch, writes the checkpoint and leaves the board safe; a
+    second one stops at once.
 
     \b
     Examples:

@@ -4,32 +4,55 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boards.errors import UsageError
+from cimctl.models import plain
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def lenet() -> nn.Module:
-    """The LeNet of arXiv 2305.14547: 3,220 weights, 28 x 28 images, 10 classes."""
-    from torch import nn
-
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 5),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(4, 12, 5),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(192, 10),
-    )
+Shape = tuple[int, ...]
 
 
-MODELS: dict[str, Callable[[], nn.Module]] = {"lenet": lenet}
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network that has a name.
+
+    Attributes:
+        factory: makes a new one.
+        input_shape: of one image: channels, height, width.
+        summary: what it is, in a few words.
+    """
+
+    factory: Callable[[], nn.Module]
+    input_shape: Shape
+    summary: str
+
+
+def _resnet18() -> nn.Module:
+    from cimctl.models.resnet import resnet18
+
+    return resnet18()
+
+
+def _lstm() -> nn.Module:
+    from cimctl.models.lstm import RowLSTM
+
+    return RowLSTM()
+
+
+MODELS: dict[str, Network] = {
+    "lenet": Network(plain.lenet, (1, 28, 28), "conv 4, conv 12, 192-10"),
+    "lenet-large": Network(plain.lenet_large, (1, 28, 28), "conv 16, conv 32, 512-128-10"),
+    "mlp": Network(plain.mlp, (1, 28, 28), "784-256-128-10"),
+    "lstm": Network(_lstm, (1, 28, 28), "LSTM of 64 over the rows of an image, 64-10"),
+    "vgg8": Network(plain.vgg8, (3, 32, 32), "six convolutions, 2048-128-10"),
+    "resnet18": Network(_resnet18, (3, 32, 32), "17 convolutions, three shortcuts, 512-10"),
+}
 
 
 def build(name: str) -> nn.Module:
@@ -39,12 +62,12 @@ def build(name: str) -> nn.Module:
         UsageError: no such network, file or factory, or the factory gives no module.
     """
     if name in MODELS:
-        return MODELS[name]()
+        return MODELS[name].factory()
     path, colon, factory = name.rpartition(":")
     if not colon or not path.endswith(".py"):
         raise UsageError(
             f"There is no model '{name}'",
-            left="Nothing was trained",
+            left="Nothing was done",
             next=f"Known models: {', '.join(sorted(MODELS))}; your own: path/to/file.py:factory",
         )
     return _from_file(Path(path), factory)
@@ -54,7 +77,7 @@ def _from_file(path: Path, factory: str) -> nn.Module:
     from torch import nn
 
     if not path.is_file():
-        raise UsageError(f"There is no file '{path}'", left="Nothing was trained")
+        raise UsageError(f"There is no file '{path}'", left="Nothing was done")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -65,7 +88,7 @@ def _from_file(path: Path, factory: str) -> nn.Module:
     except Exception as error:
         raise UsageError(
             f"'{path}:{factory}' gives no model: {type(error).__name__}: {error}",
-            left="Nothing was trained",
+            left="Nothing was done",
         ) from error
     if not isinstance(model, nn.Module):
         raise UsageError(
