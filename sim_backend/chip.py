@@ -28,7 +28,10 @@ from sim_backend.mismatch import LineErrors
 from sim_backend.outer import Trains
 
 Tensor = torch.Tensor
-_WEIGHT_CACHE = 4096
+#: region, whether transposed, whether differential
+_Place = tuple[Region, bool, bool]
+#: bytes of prepared weights that are kept, for each device and for a chip of any size
+_WEIGHTS_EACH, _WEIGHTS_LEAST = 4, 1 << 26
 
 
 class Chip:
@@ -56,7 +59,8 @@ class Chip:
             tuple(mismatch.converters(profile, seed, t, transposed=way) for way in (False, True))
             for t in range(profile.chip.tiles)
         ]
-        self._weights: dict[tuple[Region, bool, bool], tuple[int, Tensor]] = {}
+        self._weights: dict[_Place, tuple[int, Tensor]] = {}
+        self._weights_bytes = 0
         self.reboot()
 
     def reboot(self) -> None:
@@ -322,10 +326,18 @@ class Chip:
         lines = g if product.transposed else g.T
         split = np.concatenate([lines >> 8, lines & 255]).astype(np.float32)
         weight = torch.from_numpy(split)
-        if len(self._weights) >= _WEIGHT_CACHE:
-            self._weights.clear()
-        self._weights[place] = (version, weight)
+        self._keep_weight(place, version, weight)
         return weight
+
+    def _keep_weight(self, place: _Place, version: int, weight: Tensor) -> None:
+        """Keeps prepared weights for the next product; the oldest give way where room is short."""
+        replaced = self._weights.pop(place, None)
+        self._weights[place] = (version, weight)
+        self._weights_bytes += weight.nbytes - (replaced[1].nbytes if replaced else 0)
+        room = max(_WEIGHTS_LEAST, _WEIGHTS_EACH * self.cells.conductances.size)
+        while self._weights_bytes > room and len(self._weights) > 1:
+            oldest = next(iter(self._weights))
+            self._weights_bytes -= self._weights.pop(oldest)[1].nbytes
 
     def _read_variance(self, product: Product) -> float:
         """Variance of a sum for each unit of squared input code (one cell, or two of a pair)."""

@@ -81,7 +81,8 @@ class InMemory(Algorithm):
         self.optimizer.step()
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, InMemoryLayer)
-            for use, (x, d) in enumerate(layer.tape):
+            for use, (inputs, d) in enumerate(layer.tape):
+                x = layer.vectors(inputs).contiguous().cpu().numpy()
                 key = key_of(self._seed, _TRAINS, self.batches, number, use)
                 self._update(number, layer, x, d, key)
             layer.tape.clear()

@@ -79,7 +79,8 @@ class InMemoryLayer(AnalogLayer):
         weight: W as it was last programmed or read; products and updates do not use it.
         scale: (outputs,) alpha, fixed.
         reference: (weights,) 16-bit conductances of the reference cells.
-        tape: inputs and descent directions of the products since the last update, in units of W.
+        tape: inputs and descent directions of the products since the last update, in units of W;
+            images are unrolled when they are used, since a batch of vectors is many times larger.
     """
 
     reference: Tensor
@@ -90,7 +91,7 @@ class InMemoryLayer(AnalogLayer):
         ones = torch.ones(self.weight.shape[0])
         self.scale = nn.Parameter(ones, requires_grad=False)
         self.register_buffer("reference", torch.zeros(self.weight.numel(), dtype=torch.float64))
-        self.tape: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
+        self.tape: list[tuple[Tensor, np.ndarray[Any, Any]]] = []
 
     def attach(
         self,
@@ -141,7 +142,7 @@ class InMemoryLayer(AnalogLayer):
     ) -> tuple[np.ndarray[Any, Any], ...]:
         # A board takes no target beyond the nominal bounds.
         rule = self.rule
-        reference = np.clip(self.reference.numpy()[index], rule.low, rule.high)
+        reference = np.clip(self.reference.cpu().numpy()[index], rule.low, rule.high)
         return np.clip(np.rint(reference + weights / rule.unit), rule.low, rule.high), reference
 
     # ------------------------------------------------------------------ pulses
@@ -166,32 +167,30 @@ class InMemoryLayer(AnalogLayer):
         result: Tensor = InMemoryProduct.apply(inputs, self.weight, self)  # type: ignore[no-untyped-call]
         return result if bias is None else result + along(bias, result)
 
-    def multiply(self, inputs: Tensor) -> tuple[np.ndarray[Any, Any], Tensor]:
-        """(vectors, inputs) as the chip gets them, and the layer's outputs without bias."""
+    def multiply(self, inputs: Tensor) -> Tensor:
+        """The layer's outputs without bias."""
         assert self.chip is not None
-        vectors = self._vectors(inputs).contiguous().numpy()
+        vectors = self.vectors(inputs).contiguous().cpu().numpy()
         products = torch.from_numpy(self.chip.forward(vectors, learning=self.training))
-        return vectors, self._arranged(products.mul_(self.scale.data), inputs)
+        return self._arranged(products.to(inputs.device).mul_(self.scale.data), inputs)
 
-    def multiply_back(
-        self, vectors: np.ndarray[Any, Any], outer: Tensor, shape: torch.Size | None
-    ) -> Tensor | None:
+    def multiply_back(self, inputs: Tensor, outer: Tensor, *, wanted: bool) -> Tensor | None:
         """Notes a gradient for the update; returns the one of the inputs where it is wanted.
 
         Args:
-            vectors: (vectors, inputs) of the forward product.
+            inputs: of the forward product.
             outer: gradient of the outputs.
-            shape: shape of the inputs; None where their gradient is not wanted.
+            wanted: whether the gradient of the inputs is.
         """
         assert self.chip is not None
         lines = outer.movedim(1, -1).reshape(-1, outer.shape[1])
         # The weight on the chip is W / alpha: its learning rate is divided by alpha, its gradient
         # by d has alpha as a factor.
-        self.tape.append((vectors, (-lines / self.scale.data).numpy()))
-        if shape is None:
+        self.tape.append((inputs, (-lines / self.scale.data).cpu().numpy()))
+        if not wanted:
             return None
-        back = self.chip.backward((lines * self.scale.data).numpy(), learning=self.training)
-        return self._images(torch.from_numpy(back), shape)
+        back = self.chip.backward((lines * self.scale.data).cpu().numpy(), learning=self.training)
+        return self._images(torch.from_numpy(back).to(inputs.device), inputs.shape)
 
 
 class InMemoryLinear(InMemoryLayer, AnalogLinear):
@@ -213,12 +212,13 @@ class InMemoryProduct(torch.autograd.Function):
             weight: has backward called also where no input has a gradient.
             layer: makes the products.
         """
-        vectors, outputs = layer.multiply(inputs.detach())
-        ctx.layer, ctx.vectors, ctx.shape = layer, vectors, inputs.shape
-        return outputs
+        ctx.layer = layer
+        ctx.save_for_backward(inputs)
+        return layer.multiply(inputs.detach())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
         (outer,) = gradients
-        shape = ctx.shape if ctx.needs_input_grad[0] else None
-        return ctx.layer.multiply_back(ctx.vectors, outer, shape), None, None
+        (inputs,) = ctx.saved_tensors
+        wanted = bool(ctx.needs_input_grad[0])
+        return ctx.layer.multiply_back(inputs.detach(), outer, wanted=wanted), None, None

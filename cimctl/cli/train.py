@@ -84,6 +84,12 @@ _FIELDS = {"init": "initial"}
 )
 @click.option("--set", multiple=True, metavar="KEY=VALUE", help="A setting; repeatable.")
 @threads_option
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    help="Where torch does the digital part. Another one gives other last bits.",
+)
 @json_option
 @click.pass_context
 def train(
@@ -241,6 +247,12 @@ def _train(
             left="It was not touched",
             next=f"Name another folder with --out, or go on with --resume {folder}",
         )
+    if values["device"] == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "--device cuda: torch finds no CUDA device here",
+            left="Nothing was trained",
+            next="Leave the option out, or install torch for CUDA and a driver",
+        )
     torch.set_num_threads(values["threads"])
     models.build(config.model)
     with decoding_bar() as bar:
@@ -249,7 +261,9 @@ def _train(
     if ALGORITHMS[config.algorithm].ANALOG:
         board = connect(chosen_board(values, config.seed))
     with board or nullcontext():
-        trainer = Trainer(config, data, board, folder, notify=_say, resume=state)
+        trainer = Trainer(
+            config, data, board, folder, notify=_say, resume=state, device=values["device"]
+        )
         files.make_folder(folder)
         try:
             with _progress_bar(trainer) as on_batch, _stopping(trainer):

@@ -10,6 +10,7 @@ from cimctl.algorithms import ALGORITHMS
 from cimctl.datasets import Dataset
 from cimctl.models import build
 from cimctl.training.config import RunConfig
+from cimctl.training.inputs import Inputs
 from cimctl.training.trainer import accuracy, load_layers
 from firmware_protocol.constants import Capability
 
@@ -37,7 +38,7 @@ def evaluate(state: dict[str, Any], data: Dataset, board: Board | None) -> tuple
         load_layers(model, state["layers"])
         board.power_up()
         chip = _weights_to(board, model, state["board"])
-    return accuracy(model, data), chip
+    return accuracy(model, data, inputs=Inputs.of(config.settings, data)), chip
 
 
 def _weights_to(board: Board, model: Any, saved: dict[str, Any]) -> str:

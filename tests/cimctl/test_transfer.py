@@ -250,7 +250,7 @@ def test_the_means_follow_the_largest_inputs_and_errors() -> None:
 
 def learn(b: Bench, x: Numbers, d: Numbers) -> None:
     """One step from (vectors, inputs) and (vectors, outputs) descent directions."""
-    b.layer.tape.append((np.float32(x), np.float32(d)))
+    b.layer.tape.append((torch.from_numpy(np.float32(x)), np.float32(d)))
     b.algorithm.step()
 
 
