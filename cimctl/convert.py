@@ -22,9 +22,10 @@ from cimctl.analog.in_memory import (
 )
 from cimctl.analog.layers import AnalogConv2d, AnalogLayer, AnalogLinear, WeightRule
 from cimctl.analog.lstm import AnalogLSTMCell, stacked
-from cimctl.analog.placement import place
 from cimctl.analog.pulsed_array import Pulse
 from cimctl.calibration import record
+from cimctl.mapping.choose import mapped
+from cimctl.mapping.demand import read_avoid
 
 
 def convert(
@@ -84,7 +85,10 @@ def attach(
     layers = analog_layers(model)
     demands = [layer.demand() for layer in layers]
     further = [replace(demand, name=f"{demand.name}, A") for demand in demands] * arrays
-    matrices = place([*demands, *further], board.description)
+    plan = mapped(
+        [*demands, *further], board.description, settings.mapping, avoid=read_avoid(settings.avoid)
+    )
+    matrices = plan.matrices
     count = len(layers)
     needed = count * (1 + in_memory + arrays)
     if needed >= board.description.slots:
