@@ -64,6 +64,11 @@ class Matrix:
             columns_in_all //= 2
         return (columns_in_all, rows_in_all) if self.transposed else (rows_in_all, columns_in_all)
 
+    @property
+    def grid(self) -> list[tuple[m.Region, ...]]:
+        """Regions by block of inputs, then by block of outputs."""
+        return [block.regions for block in self.input_blocks()]
+
     def input_blocks(self) -> list[Matrix]:
         """One matrix for each block of inputs; their products add up to this one's."""
         columns = len(self.regions) // self.row_blocks

@@ -29,9 +29,10 @@ from cimctl.analog.layers import (
     ungrouped,
 )
 from cimctl.analog.lstm import AnalogLSTMCell, stacked
-from cimctl.analog.placement import place
 from cimctl.analog.pulsed_array import Pulse
 from cimctl.calibration import record
+from cimctl.mapping.choose import mapped
+from cimctl.mapping.demand import read_avoid
 
 
 def convert(
@@ -94,7 +95,10 @@ def attach(
     layers = analog_layers(model)
     demands = [layer.demand() for layer in layers]
     further = [replace(demand, name=f"{demand.name}, A") for demand in demands] * arrays
-    matrices = place([*demands, *further], board.description)
+    plan = mapped(
+        [*demands, *further], board.description, settings.mapping, avoid=read_avoid(settings.avoid)
+    )
+    matrices = plan.matrices
     places = _slots(model)
     count = max(places, default=0)
     needed = count * (1 + in_memory) + len(layers) * arrays
@@ -111,7 +115,7 @@ def attach(
         layer.attach(board, matrix, (slot, slot + count * in_memory), rule, rules, known)
         layer.share_converters(owners.setdefault(slot, layer))
     for slot, (layer, matrix) in enumerate(
-        zip(layers, matrices[count:], strict=False), start=2 * count + 1
+        zip(layers, matrices[len(layers) :], strict=False), start=2 * count + 1
     ):
         assert isinstance(layer, InMemoryLayer) and isinstance(rule, SingleSided)
         bounds = rule.low, rule.high

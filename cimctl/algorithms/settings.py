@@ -14,6 +14,7 @@ from cimctl.analog.coincidence import LONGEST
 from cimctl.analog.compensation import BoundManagement, NoiseManagement
 from cimctl.analog.in_memory import WeightScaling
 from cimctl.analog.pulsed_array import Outer
+from cimctl.mapping.choose import MappingChoice
 
 # The upper bound keeps infinity out.
 Positive = Annotated[float, Meta(gt=0, le=1e6)]
@@ -114,6 +115,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reference_spread: NonNegative = 0.0
     #: sgd: pulses that find a cell's symmetry point, where its reference is put; 0: at weight 0
     zero_shift: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    #: where layers lie (docs/mapping.md); auto: by the paper's rule where that fits, else packed
+    mapping: MappingChoice = "auto"
+    #: file with the cells that stay free: tile, row and column in each line; none by default
+    avoid: str = ""
     #: first weights are uniform up to this over the root of a layer's inputs; 0: torch's own, and
     #: for sgd the paper's recipe, 2.45
     initial_bound: NonNegative = 0.0

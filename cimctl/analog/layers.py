@@ -20,10 +20,10 @@ from boards.board import Board
 from boards.multiply import Matrix
 from cimctl.analog.chip_matrix import ChipMatrix, ChipUnits
 from cimctl.analog.compensation import Compensations, RunningNorm
-from cimctl.analog.placement import Demand
 from cimctl.analog.product import ChipProduct, Geometry, Steps
 from cimctl.analog.ranges import Ranges
 from cimctl.calibration.record import Calibration
+from cimctl.mapping.demand import Demand
 from firmware_protocol.constants import Capability
 from firmware_protocol.messages import Region, Window
 

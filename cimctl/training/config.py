@@ -50,7 +50,9 @@ class RunConfig:
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> RunConfig:
-        return cls(**{**values, "settings": from_values(values["settings"])})
+        # A run from before there was a choice is packed.
+        settings = from_values({"mapping": "packed"} | values["settings"])
+        return cls(**{**values, "settings": settings})
 
     @property
     def batches(self) -> int:

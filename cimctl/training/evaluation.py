@@ -30,8 +30,12 @@ def evaluate(state: dict[str, Any], data: Dataset, board: Board | None) -> tuple
     config = RunConfig.from_plain(state["config"])
     model = build(config.model)
     if board is not None:
-        in_memory = ALGORITHMS[config.algorithm].IN_MEMORY
-        model = convert.convert(model, board, config.settings, in_memory=in_memory)
+        kind = ALGORITHMS[config.algorithm]
+        # Weights that are there already lie where training put them, beside its further arrays.
+        arrays = kind.ARRAYS if board.hello.board_id == state["board"]["board_id"] else 0
+        model = convert.convert(
+            model, board, config.settings, in_memory=kind.IN_MEMORY, arrays=arrays
+        )
     model.load_state_dict(state["model"])
     chip = "none"
     if board is not None:
