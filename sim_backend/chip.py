@@ -277,7 +277,7 @@ class Chip:
         saturated, first_input = 0, 0
         for i, row in enumerate(blocks):
             size = self._inputs(product, row[0])
-            feed = Feed(inputs, product.window, first_input, size)
+            feed = Feed(inputs, product.window, first_input, size, len(row))
             power = feed.power() if self._read_variance(product) > 0 else feed.no_power(places)
             at = 0
             for j, region in enumerate(row):
