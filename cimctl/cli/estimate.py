@@ -295,5 +295,5 @@ def _wear_text(step: dict[str, Any], wear: dict[str, Any]) -> str:
 def _shown(value: float | int | None, unit: str) -> str:
     if value is None:
         return "none: layers share tiles"
-    text = f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+    text = f"{value:,}" if isinstance(value, int) else f"{value:#.3g}"
     return f"{text} {unit}".rstrip()
