@@ -68,7 +68,7 @@ def _too_large(
         needed = sum(columns_needed(demand, arrays) for demand in demands)
         there = arrays.columns * arrays.tiles
         what = f"all layers take {needed} columns, the board has {there} on {arrays.tiles} tiles"
-    short = f", {needed - there} too few" if needed > there else ", not all in one piece"
+    short = f", {needed - there} too few" if needed > there else ", too few of them side by side"
     return UsageError(
         f"The network does not fit the board: layer '{demand.name}' finds no room; {what}{short}",
         left="Nothing was programmed",

@@ -227,29 +227,19 @@ class Endurance:
         worst: of the weight that gets most: expected where they fall at random [ours].
         pulses_worst_cell: pulses of its cells, if one cell of the pair took them all.
         budget: pulses that a cell takes in its life; 0: unknown.
-        trainings: how often this training fits that budget; None: unknown.
     """
 
     per_weight: float
     worst: float
     pulses_worst_cell: float
     budget: int
-    trainings: float | None
 
 
 def endurance(profile: Profile, weights: int, updates: Updates, *, in_memory: bool) -> Endurance:
     """The wear that a training is expected to leave."""
     worst = most_of(updates.per_weight, weights)
     pulses = worst if in_memory else worst * updates.pulses_per_write
-    return Endurance(
-        updates.per_weight, worst, pulses, profile.limits.lifetime_pulses, left_of(profile, pulses)
-    )
-
-
-def left_of(profile: Profile, pulses: float) -> float | None:
-    """How often so many pulses fit the life of a cell; None where either is unknown."""
-    budget = profile.limits.lifetime_pulses
-    return budget / pulses if budget and pulses else None
+    return Endurance(updates.per_weight, worst, pulses, profile.limits.lifetime_pulses)
 
 
 def most_of(mean: float, number: int) -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,11 +30,13 @@ class Network:
         factory: makes a new one.
         input_shape: of one image: channels, height, width.
         summary: what it is, in a few words.
+        copies: slow layers, and how often arXiv 2305.14547 has them when it pipelines.
     """
 
     factory: Callable[[], nn.Module]
     input_shape: Shape
     summary: str
+    copies: Mapping[str, int] = field(default_factory=dict)
 
 
 def resnet18() -> nn.Module:
@@ -52,12 +54,17 @@ def lstm() -> nn.Module:
 
 
 MODELS: dict[str, Network] = {
-    "lenet": Network(lenet, (1, 28, 28), "conv 4, conv 12, 192-10"),
+    "lenet": Network(lenet, (1, 28, 28), "conv 4, conv 12, 192-10", {"0": 8}),
     "lenet-large": Network(lenet_large, (1, 28, 28), "conv 16, conv 32, 512-128-10"),
     "mlp": Network(mlp, (1, 28, 28), "784-256-128-10"),
     "lstm": Network(lstm, (1, 28, 28), "LSTM of 64 over the rows of an image, 64-10"),
-    "vgg8": Network(vgg8, (3, 32, 32), "six convolutions, 2048-128-10"),
-    "resnet18": Network(resnet18, (3, 32, 32), "17 convolutions, three shortcuts, 512-10"),
+    "vgg8": Network(vgg8, (3, 32, 32), "six convolutions, 2048-128-10", {"0": 4, "3": 4}),
+    "resnet18": Network(
+        resnet18,
+        (3, 32, 32),
+        "17 convolutions, three shortcuts, 512-10",
+        dict.fromkeys(("0", "3.0.conv1", "3.0.conv2", "3.1.conv1", "3.1.conv2"), 4),
+    ),
 }
 
 

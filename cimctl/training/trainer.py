@@ -27,6 +27,7 @@ from cimctl.models import build
 from cimctl.training import checkpoint
 from cimctl.training.config import RunConfig
 from cimctl.training.inputs import Inputs, crop_flip
+from cimctl.training.spent import chip_counts, costs_since, wear
 from firmware_protocol.constants import Capability
 
 _EVAL_BATCH = 500
@@ -346,10 +347,7 @@ class Trainer:
 
     def _summary(self) -> dict[str, Any]:
         test_accuracy = self.accuracy()
-        spent = {"tile_operations": 0, "time": 0, "energy": 0}
-        if self._analog is not None:
-            now = chip_counts(self._analog)
-            spent = {name: now[name] - self.progress.chip_start[name] for name in now}
+        spent = costs_since(self.progress.chip_start, self._analog)
         self.progress.wall_seconds += time.perf_counter() - self._began
         images = self.config.batches * self.config.batch_size
         return {
@@ -372,6 +370,8 @@ class Trainer:
             "tile_ops": spent["tile_operations"],
             "chip_seconds": spent["time"] / 1e9,
             "chip_joules": spent["energy"] / 1e12,
+            "costs": spent,
+            "wear": wear(self._analog),
             "weights_sha256": weights_digest(self.model),
             "link": self._link_counts(),
         }
@@ -416,12 +416,6 @@ def accuracy(
             labels = torch.from_numpy(data.test_labels[first:last])
             right += int((outputs.argmax(1).cpu() == labels).sum())
     return right / count
-
-
-def chip_counts(board: Board) -> dict[str, int]:
-    """The counters of the chip that a summary reports."""
-    status = board.status()
-    return {name: getattr(status, name) for name in ("tile_operations", "time", "energy")}
 
 
 def load_layers(model: nn.Module, saved: list[dict[str, Any]]) -> None:
