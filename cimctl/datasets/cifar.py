@@ -91,7 +91,7 @@ def _packed(place: Path) -> dict[str, bytes]:
     """The binary files of an archive; none where it holds images."""
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(place, "r|*") as archive:
+        with tarfile.open(place) as archive:
             for member in archive:
                 name = Path(member.name).name
                 if images.name_of(member.name):

@@ -84,9 +84,12 @@ def _loose(files: dict[Path, Name]) -> Iterator[tuple[Name, bytes]]:
 
 
 def _packed(path: Path) -> Iterator[tuple[Name, bytes]]:
-    """In the order of the archive: going back in a packed one would unpack it again."""
+    """In the order of the archive: going back in a packed one would unpack it again.
+
+    Not as a stream ("r|*"): tarfile takes the end of a truncated one for that of the archive.
+    """
     try:
-        with tarfile.open(path, "r|*") as archive:
+        with tarfile.open(path) as archive:
             for member in archive:
                 entry = name_of(member.name)
                 stream = archive.extractfile(member) if entry and member.isfile() else None
