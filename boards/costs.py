@@ -1,10 +1,15 @@
-"""The one cost model: time and energy from counts, for the chip's counters and every estimate."""
+"""The one cost model: what a product takes, and time and energy from counts.
+
+The chip's own counters, ``cimctl estimate`` and a run's summary all come from here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from boards.profile import Profile
+from firmware_protocol.messages import Region
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +19,7 @@ class Counts:
     Attributes:
         steps: array operations in sequence; tiles working side by side count once.
         tile_operations: array operations of single tiles.
+        conversions: conversions of single columns, or pairs, of products.
         verify_reads: readings of single cells during programming.
         pulses: SET and RESET pulses.
         pulse_width_ns: the widths of all pulses together.
@@ -21,9 +27,52 @@ class Counts:
 
     steps: int = 0
     tile_operations: int = 0
+    conversions: int = 0
     verify_reads: int = 0
     pulses: int = 0
     pulse_width_ns: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(a + b for a, b in zip(_values(self), _values(other), strict=True)))
+
+    def times(self, number: int) -> Counts:
+        """So often the same."""
+        return Counts(*(value * number for value in _values(self)))
+
+
+def product(
+    profile: Profile,
+    grid: Sequence[Sequence[Region]],
+    vectors: int,
+    *,
+    transposed: bool = False,
+    differential: bool = True,
+) -> Counts:
+    """What products with a matrix take.
+
+    One array operation serves all regions of a tile that take the same inputs at the same lines;
+    blocks of different inputs follow each other, also side by side in the columns.
+
+    Args:
+        profile: of the chip.
+        grid: regions by block of inputs, then by block of outputs.
+        vectors: how many are multiplied.
+        transposed: inputs at the columns, outputs at the rows.
+        differential: columns are pairs.
+    """
+    each = profile.chip.pair_conversions if differential else 1
+    applied: dict[int, set[tuple[int, int, int]]] = {}
+    for number, line in enumerate(grid):
+        for r in line:
+            lines = (r.column, r.columns) if transposed else (r.row, r.rows)
+            applied.setdefault(r.tile, set()).add((number, *lines))
+    loads = [len(operations) for operations in applied.values()]
+    outputs = sum(r.rows if transposed else r.columns // (1 + differential) for r in grid[0])
+    return Counts(
+        steps=vectors * max(loads) * each,
+        tile_operations=vectors * sum(loads) * each,
+        conversions=vectors * len(grid) * outputs * each,
+    )
 
 
 def time_ns(profile: Profile, counts: Counts) -> int:
@@ -46,3 +95,7 @@ def energy_pJ(profile: Profile, counts: Counts) -> int:
         + counts.verify_reads * operation / profile.chip.columns
         + counts.pulses * profile.costs.pulse_pJ
     )
+
+
+def _values(counts: Counts) -> tuple[int, ...]:
+    return tuple(getattr(counts, name) for name in Counts.__slots__)

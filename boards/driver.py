@@ -267,6 +267,11 @@ class Driver:
                     break
         return None
 
+    @property
+    def window(self) -> int:
+        """Requests in flight at most."""
+        return self._window
+
     def limit_window(self, window: int) -> None:
         """Takes the board's own limit of requests in flight into account."""
         self._window = max(1, min(self._window, window))

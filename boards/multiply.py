@@ -7,7 +7,8 @@ row blocks, take signed codes) is done here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -27,6 +28,8 @@ TRANSPOSED, DIFFERENTIAL, SIGNED = 1, 2, 4
 _REQUEST_HEAD = len(m.VmmRequest(0, 0, 8, 1, 1, m.Window(), (), b"").encode())
 _ANSWER_HEAD = len(m.VmmResponse(8, 0, b"").encode())
 _NO_WINDOW = m.Window()
+#: codes that images are unrolled to at a time, one image at the least
+_UNROLLED = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,11 @@ class Matrix:
         if self.differential:
             columns_in_all //= 2
         return (columns_in_all, rows_in_all) if self.transposed else (rows_in_all, columns_in_all)
+
+    @property
+    def grid(self) -> list[tuple[m.Region, ...]]:
+        """Regions by block of inputs, then by block of outputs."""
+        return [block.regions for block in self.input_blocks()]
 
     def input_blocks(self) -> list[Matrix]:
         """One matrix for each block of inputs; their products add up to this one's."""
@@ -136,8 +144,9 @@ class Multiplier:
             TRANSPOSED * matrix.transposed + DIFFERENTIAL * matrix.differential + SIGNED * signed
         )
         request = _Request(matrix, flags, slot, bits, self._description.adc_bits, self._room)
-        pieces = list(self._pieces(request, codes, window))
-        return self._exchange(request, pieces, codes, window)
+        unrolls = window is not None and self._unrolls(request, window)
+        pieces = self._pieces(request, codes, window, unrolls)
+        return self._exchange(request, pieces, len(codes), window, unrolls)
 
     def _check(self, matrix: Matrix, codes: Codes, window: m.Window | None) -> None:
         inputs = matrix.shape[0]
@@ -196,42 +205,58 @@ class Multiplier:
 
     # ------------------------------------------------------------------ pieces
 
-    def _pieces(self, request: _Request, codes: Codes, window: m.Window | None) -> Iterator[_Piece]:
+    def _unrolls(self, request: _Request, window: m.Window) -> bool:
+        """Whether images become vectors here."""
+        if Capability.IMAGES not in self._offers or not request.row_fits(window):
+            return True
+        if request.images_fitting(window):
+            return False
+        # Some strips would hold padding only, and an image has at least one row.
+        return max(window.pad_top, window.pad_bottom) >= _reach(window)[0]
+
+    @staticmethod
+    def _pieces(
+        request: _Request, codes: Codes, window: m.Window | None, unrolls: bool
+    ) -> Iterator[_Piece]:
         if window is None:
-            yield from request.vectors(codes)
-        elif Capability.IMAGES not in self._offers or not request.row_fits(window):
-            yield from request.vectors(unrolled(codes, window))
-        elif request.images_fitting(window):
-            yield from request.images(codes, window)
-        elif max(window.pad_top, window.pad_bottom) >= _reach(window)[0]:
-            # Some strips would hold padding only, and an image has at least one row.
-            yield from request.vectors(unrolled(codes, window))
-        else:
-            yield from request.strips(codes, window)
+            return request.vectors([codes])
+        if unrolls:
+            return request.vectors(_unrolled_parts(codes, window))
+        if request.images_fitting(window):
+            return request.images(codes, window)
+        return request.strips(codes, window)
 
     def _exchange(
         self,
         request: _Request,
-        pieces: list[_Piece],
-        codes: Codes,
+        pieces: Iterator[_Piece],
+        batch: int,
         window: m.Window | None,
+        unrolls: bool,
     ) -> Products:
-        pending: list[tuple[_Piece, Pending]] = [
-            (piece, self._driver.submit(request.message(piece))) for piece in pieces
-        ]
-        unrolled_here = window is not None and pieces[0].window is None
-        target = _Target(request, len(codes), None if unrolled_here else window, pieces)
-        saturated = 0
-        for piece, waiting in pending:
+        places = int(np.prod(output_size(window))) if unrolls and window is not None else 1
+        target = _Target(request, batch * places, None if unrolls else window)
+        pending: deque[tuple[_Piece, Pending]] = deque()
+        tx, saturated = 0, 0
+
+        def take() -> int:
+            piece, waiting = pending.popleft()
             answer = self._driver.result(waiting, m.VmmResponse)
-            saturated += answer.saturated
             target.put(piece, answer)
+            return answer.saturated
+
+        for piece in pieces:
+            pending.append((piece, self._driver.submit(request.message(piece))))
+            tx += packed_size(piece.codes.size, request.bits)
+            # So that a batch of any size needs the memory of a window of frames.
+            if len(pending) > self._driver.window:
+                saturated += take()
+        while pending:
+            saturated += take()
         result = target.codes
-        if unrolled_here and window is not None:
-            result = _as_images(result, len(codes), window)
-        tx = sum(packed_size(piece.codes.size, request.bits) for piece in pieces)
-        rx = packed_size(result.size, request.answer_bits)
-        return Products(result, saturated, tx, rx)
+        if unrolls and window is not None:
+            result = _as_images(result, batch, window)
+        return Products(result, saturated, tx, packed_size(result.size, request.answer_bits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +325,8 @@ class _Request:
         inputs = window.channels * min(height, window.height) * window.width
         return self.fitting(inputs, self.matrix.shape[1] * rows * output_size(window)[1]) > 0
 
-    def vectors(self, codes: Codes) -> Iterator[_Piece]:
+    def vectors(self, parts: Iterable[Codes]) -> Iterator[_Piece]:
+        """Frames of as many vectors as fit, whatever parts they come in."""
         count = self.fitting(*self.matrix.shape)
         if not count:
             raise UsageError(
@@ -309,8 +335,14 @@ class _Request:
                 left="Nothing was sent",
                 next="Allow larger payloads (--max-payload), or use smaller layers",
             )
-        for first in range(0, len(codes), count):
-            yield _Piece(codes[first : first + count], None, first)
+        first, rest = 0, None
+        for part in parts:
+            rest = part if rest is None or not len(rest) else np.concatenate([rest, part])
+            while len(rest) > count:
+                yield _Piece(rest[:count], None, first)
+                first, rest = first + count, rest[count:]
+        if rest is not None and len(rest):
+            yield _Piece(rest, None, first)
 
     def images(self, codes: Codes, window: m.Window) -> Iterator[_Piece]:
         count = self.images_fitting(window)
@@ -347,29 +379,30 @@ def strip(window: m.Window, first: int, last: int) -> tuple[int, int, int, int, 
 
 
 class _Target:
-    """Where answers are put together; one that came in a single frame is taken as it is."""
+    """Where answers are put together; one that came in a single frame is taken as it is.
 
-    def __init__(
-        self, request: _Request, batch: int, window: m.Window | None, pieces: list[_Piece]
-    ) -> None:
-        outputs = request.matrix.shape[1]
-        self._bits = request.answer_bits
-        if window is None:
-            shape: tuple[int, ...] = (sum(len(piece.codes) for piece in pieces), outputs)
-        else:
-            shape = (batch, outputs, *output_size(window))
-        self._shape = shape
-        self._single = len(pieces) == 1
-        wide = np.int8 if self._bits <= 8 else np.int16 if self._bits <= 16 else np.int32
-        self.codes: Codes = np.empty((0,) if self._single else shape, dtype=wide)
+    Args:
+        request: what all frames share.
+        batch: vectors, or images where there is a window.
+        window: how the board makes vectors of images.
+    """
+
+    def __init__(self, request: _Request, batch: int, window: m.Window | None) -> None:
+        bits = request.answer_bits
+        places = () if window is None else output_size(window)
+        self._shape = (batch, request.matrix.shape[1], *places)
+        self._kind = np.int8 if bits <= 8 else np.int16 if bits <= 16 else np.int32
+        self.codes: Codes = np.empty((0,), dtype=self._kind)
 
     def put(self, piece: _Piece, answer: m.VmmResponse) -> None:
-        if self._single:
+        if len(piece.codes) == self._shape[0] and not piece.rows:
             count = int(np.prod(self._shape))
             flat = unpack_codes(answer.codes, count, answer.bits, signed=True)
             # A copy only where the bytes of a small frame lie read-only.
             self.codes = np.require(flat, requirements="W").reshape(self._shape)
             return
+        if not self.codes.size:
+            self.codes = np.empty(self._shape, dtype=self._kind)
         place = self.codes[piece.first : piece.first + len(piece.codes)]
         if piece.rows:
             place = place[:, :, piece.row : piece.row + piece.rows]
@@ -393,6 +426,14 @@ def unrolled(codes: Codes, window: m.Window) -> Codes:
     taken = views[:, :, :: w.stride_y, :: w.stride_x, :: w.dilation_y, :: w.dilation_x]
     ordered = taken.transpose(0, 2, 3, 1, 4, 5)
     return ordered.reshape(-1, unrolled_size(window))
+
+
+def _unrolled_parts(codes: Codes, window: m.Window) -> Iterator[Codes]:
+    """The same, a few images at a time."""
+    one = int(np.prod(output_size(window))) * unrolled_size(window)
+    step = max(1, _UNROLLED // one)
+    for first in range(0, len(codes), step):
+        yield unrolled(codes[first : first + step], window)
 
 
 def _as_images(codes: Codes, batch: int, window: m.Window) -> Codes:

@@ -20,11 +20,19 @@ from cimctl.analog.in_memory import (
     SingleSided,
     step_device,
 )
-from cimctl.analog.layers import AnalogConv2d, AnalogLayer, AnalogLinear, WeightRule
+from cimctl.analog.layers import (
+    AnalogConv2d,
+    AnalogLayer,
+    AnalogLinear,
+    GroupedConv2d,
+    WeightRule,
+    ungrouped,
+)
 from cimctl.analog.lstm import AnalogLSTMCell, stacked
-from cimctl.analog.placement import place
 from cimctl.analog.pulsed_array import Pulse
 from cimctl.calibration import record
+from cimctl.mapping.choose import mapped
+from cimctl.mapping.demand import read_avoid
 
 
 def convert(
@@ -45,7 +53,8 @@ def convert(
         model: any module; what is no linear, convolutional or LSTM cell layer stays digital.
         board: an open board.
         settings: rules for weights; None takes the defaults.
-        digital: names of layers that stay digital.
+        digital: names of layers, or of blocks of layers, that stay digital, beside those that the
+            settings name.
         in_memory: whether weights live on the chip only (``cimctl.analog.in_memory``); otherwise
             the layers have a digital copy that their gradients are made with.
         arrays: further arrays of each in-memory layer: 1 for a fast array.
@@ -55,17 +64,19 @@ def convert(
         UnsupportedError: the board's device has no step in units of weight, or lacks what a
             compensation needs.
     """
+    settings = settings or Settings()
+    digital = {*digital, *settings.digital}
     converted = copy.deepcopy(model)
     names = {name for name, _ in model.named_modules()}
     unknown = sorted(set(digital) - names)
     if unknown:
         raise UsageError(f"The model has no layer '{unknown[0]}'", next=f"It has: {sorted(names)}")
     for name, module in list(converted.named_modules()):
-        if name in digital or not isinstance(module, nn.Conv2d | nn.Linear | nn.LSTMCell):
+        kept = any(f"{name}.".startswith(f"{each}.") for each in digital)
+        if kept or not isinstance(module, nn.Conv2d | nn.Linear | nn.LSTMCell):
             continue
         parent, _, own = name.rpartition(".")
         setattr(converted.get_submodule(parent), own, _analog(module, name, in_memory))
-    settings = settings or Settings()
     for layer in analog_layers(converted):
         layer.normalise(inputs=settings.input_normalisation, outputs=settings.output_normalisation)
     attach(converted, board, settings, in_memory=in_memory, arrays=arrays)
@@ -84,25 +95,46 @@ def attach(
     layers = analog_layers(model)
     demands = [layer.demand() for layer in layers]
     further = [replace(demand, name=f"{demand.name}, A") for demand in demands] * arrays
-    matrices = place([*demands, *further], board.description)
-    count = len(layers)
-    needed = count * (1 + in_memory + arrays)
+    plan = mapped(
+        [*demands, *further], board.description, settings.mapping, avoid=read_avoid(settings.avoid)
+    )
+    matrices = plan.matrices
+    places = _slots(model)
+    count = max(places, default=0)
+    needed = count * (1 + in_memory) + len(layers) * arrays
     if needed >= board.description.slots:
         raise UsageError(
-            f"{count} layers need {needed} configuration slots and one more; the board has "
+            f"{len(layers)} layers need {needed} configuration slots and one more; the board has "
             f"{board.description.slots}"
         )
     rule = single_sided(board, settings) if in_memory else weight_rule(board, settings)
     rules = compensations(settings, in_memory=in_memory)
     known = known_calibration(board) if settings.calibration == "on" else None
-    for slot, (layer, matrix) in enumerate(zip(layers, matrices, strict=False), start=1):
+    owners: dict[int, AnalogLayer] = {}
+    for slot, layer, matrix in zip(places, layers, matrices, strict=False):
         layer.attach(board, matrix, (slot, slot + count * in_memory), rule, rules, known)
+        layer.share_converters(owners.setdefault(slot, layer))
     for slot, (layer, matrix) in enumerate(
-        zip(layers, matrices[count:], strict=False), start=2 * count + 1
+        zip(layers, matrices[len(layers) :], strict=False), start=2 * count + 1
     ):
         assert isinstance(layer, InMemoryLayer) and isinstance(rule, SingleSided)
         bounds = rule.low, rule.high
         layer.fast = FastArray(board, matrix, slot, rule.pulse, bounds, rule.unit, rule.tolerance)
+
+
+def _slots(model: nn.Module) -> list[int]:
+    """The configuration slot of each analog layer, from 1; groups of a convolution share one."""
+    shared = {
+        id(part): number
+        for number, module in enumerate(model.modules())
+        if isinstance(module, GroupedConv2d)
+        for part in module.parts
+    }
+    slots: list[int] = []
+    known: dict[int, int] = {}
+    for layer in analog_layers(model):
+        slots.append(known.setdefault(shared.get(id(layer), id(layer)), len(known) + 1))
+    return slots
 
 
 def known_calibration(board: Board) -> record.Calibration:
@@ -213,17 +245,13 @@ def compensations(settings: Settings, *, in_memory: bool) -> Compensations | Non
 
 def _analog(
     module: nn.Conv2d | nn.Linear | nn.LSTMCell, name: str, in_memory: bool
-) -> AnalogLayer | AnalogLSTMCell:
+) -> AnalogLayer | AnalogLSTMCell | GroupedConv2d:
     if isinstance(module, nn.LSTMCell):
         linear = InMemoryLinear if in_memory else AnalogLinear
         return AnalogLSTMCell(linear(stacked(module), f"{name}.gates"))
     if isinstance(module, nn.Linear):
         return InMemoryLinear(module, name) if in_memory else AnalogLinear(module, name)
-    plain = module.groups == 1 and module.padding_mode == "zeros"
-    if not plain or isinstance(module.padding, str):
-        raise UsageError(
-            f"Layer '{name}' cannot be converted: groups, padding modes and named paddings are not "
-            "supported",
-            next=f"Leave it digital: convert(model, board, digital=['{name}'])",
-        )
-    return InMemoryConv2d(module, name) if in_memory else AnalogConv2d(module, name)
+    conv = InMemoryConv2d if in_memory else AnalogConv2d
+    if module.groups == 1:
+        return conv(module, name)
+    return GroupedConv2d([conv(p, f"{name}.{n}") for n, p in enumerate(ungrouped(module))])

@@ -13,7 +13,7 @@ from boards.errors import StorageError
 _ADVICE = "Free some space or name another folder with --out"
 
 
-def write_atomically(path: Path, data: bytes, *, advice: str = _ADVICE) -> None:
+def write_atomically(path: Path, data: bytes | memoryview, *, advice: str = _ADVICE) -> None:
     """Writes a file under a temporary name, flushes it to the disk, and renames it.
 
     Args:

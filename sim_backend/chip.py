@@ -28,7 +28,10 @@ from sim_backend.mismatch import LineErrors
 from sim_backend.outer import Trains
 
 Tensor = torch.Tensor
-_WEIGHT_CACHE = 4096
+#: region, whether transposed, whether differential
+_Place = tuple[Region, bool, bool]
+#: bytes of prepared weights that are kept, for each device and for a chip of any size
+_WEIGHTS_EACH, _WEIGHTS_LEAST = 4, 1 << 26
 
 
 class Chip:
@@ -56,7 +59,8 @@ class Chip:
             tuple(mismatch.converters(profile, seed, t, transposed=way) for way in (False, True))
             for t in range(profile.chip.tiles)
         ]
-        self._weights: dict[tuple[Region, bool, bool], tuple[int, Tensor]] = {}
+        self._weights: dict[_Place, tuple[int, Tensor]] = {}
+        self._weights_bytes = 0
         self.reboot()
 
     def reboot(self) -> None:
@@ -73,6 +77,7 @@ class Chip:
         return costs.Counts(
             steps=n("steps"),
             tile_operations=n("tile_operations"),
+            conversions=n("conversions"),
             verify_reads=n("verify_reads"),
             pulses=n("set_pulses") + n("reset_pulses"),
             pulse_width_ns=n("pulse_width_ns"),
@@ -272,7 +277,7 @@ class Chip:
         saturated, first_input = 0, 0
         for i, row in enumerate(blocks):
             size = self._inputs(product, row[0])
-            feed = Feed(inputs, product.window, first_input, size)
+            feed = Feed(inputs, product.window, first_input, size, len(row))
             power = feed.power() if self._read_variance(product) > 0 else feed.no_power(places)
             at = 0
             for j, region in enumerate(row):
@@ -288,7 +293,7 @@ class Chip:
                 )
                 at = end
             first_input += size
-        self._count_product(product, batch * places, saturated, sum(out_sizes))
+        self._count_product(product, batch * places, saturated)
         return out.reshape(shape[0], sum(out_sizes), *shape[1:]), saturated
 
     def _grid(self, product: Product) -> list[tuple[Region, ...]]:
@@ -321,10 +326,18 @@ class Chip:
         lines = g if product.transposed else g.T
         split = np.concatenate([lines >> 8, lines & 255]).astype(np.float32)
         weight = torch.from_numpy(split)
-        if len(self._weights) >= _WEIGHT_CACHE:
-            self._weights.clear()
-        self._weights[place] = (version, weight)
+        self._keep_weight(place, version, weight)
         return weight
+
+    def _keep_weight(self, place: _Place, version: int, weight: Tensor) -> None:
+        """Keeps prepared weights for the next product; the oldest give way where room is short."""
+        replaced = self._weights.pop(place, None)
+        self._weights[place] = (version, weight)
+        self._weights_bytes += weight.nbytes - (replaced[1].nbytes if replaced else 0)
+        room = max(_WEIGHTS_LEAST, _WEIGHTS_EACH * self.cells.conductances.size)
+        while self._weights_bytes > room and len(self._weights) > 1:
+            oldest = next(iter(self._weights))
+            self._weights_bytes -= self._weights.pop(oldest)[1].nbytes
 
     def _read_variance(self, product: Product) -> float:
         """Variance of a sum for each unit of squared input code (one cell, or two of a pair)."""
@@ -399,24 +412,23 @@ class Chip:
     def _touched(self, tile: int) -> None:
         self._versions[tile] += 1
 
-    def _count_product(self, product: Product, vectors: int, saturated: int, outputs: int) -> None:
-        conversions = self.profile.chip.pair_conversions if product.differential else 1
-        # One array operation serves all regions of a tile that take the same inputs at the same
-        # lines; blocks of different inputs follow each other, also side by side in the columns.
-        applied: dict[int, set[tuple[int, int, int]]] = {}
-        for i, row in enumerate(self._grid(product)):
-            for region in row:
+    def _count_product(self, product: Product, vectors: int, saturated: int) -> None:
+        grid = self._grid(product)
+        for line in grid:
+            for region in line:
                 self.cells.positions[region.tile] += np.uint64(vectors)
-                first = region.column if product.transposed else region.row
-                size = region.columns if product.transposed else region.rows
-                applied.setdefault(region.tile, set()).add((i, first, size))
-        loads = [len(operations) for operations in applied.values()]
-        blocks = len(self._grid(product))
+        spent = costs.product(
+            self.profile,
+            grid,
+            vectors,
+            transposed=product.transposed,
+            differential=product.differential,
+        )
         add = self.cells.add
         add("vectors", vectors)
-        add("steps", vectors * max(loads) * conversions)
-        add("tile_operations", vectors * sum(loads) * conversions)
-        add("conversions", vectors * blocks * outputs * conversions)
+        add("steps", spent.steps)
+        add("tile_operations", spent.tile_operations)
+        add("conversions", spent.conversions)
         add("saturations", saturated)
 
     def _count_read(self, region: Region, samples: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from firmware_protocol.messages import Region, Window
 from sim_backend.power import window_power
 
 Tensor = torch.Tensor
+#: small images that many regions multiply are unrolled once, which is faster than convolving each
+_MANY_USES, _FEW_PLACES = 4, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +56,12 @@ class Feed:
         inputs: (batch, inputs) or (batch, channels, height, width), float32 integers.
         window: how images become vectors.
         first, size: which of the unrolled inputs the block takes.
+        uses: how many regions they are multiplied by.
     """
 
-    def __init__(self, inputs: Tensor, window: Window | None, first: int, size: int) -> None:
+    def __init__(
+        self, inputs: Tensor, window: Window | None, first: int, size: int, uses: int = 1
+    ) -> None:
         self._window = window
         self._batch = len(inputs)
         if window is None:
@@ -67,14 +73,18 @@ class Feed:
         padded = F.pad(inputs, pads) if any(pads) else inputs
         if self._whole_channels:
             self._image = padded[:, first // area : (first + size) // area]
+            self._unroll = uses >= _MANY_USES and prod(output_size(window)) <= _FEW_PLACES
+            if self._unroll:
+                self._unrolled = F.unfold(self._image, **_window_arguments(window))
         else:
+            self._unroll = True
             self._unrolled = F.unfold(padded, **_window_arguments(window))[:, first : first + size]
 
     def sums(self, weight: Tensor) -> npt.NDArray[np.float32]:
         """(batch, 2 * outputs, places) exact sums."""
         if self._window is None:
             return (self._vectors @ weight.T).unsqueeze(2).numpy()
-        if not self._whole_channels:
+        if self._unroll:
             return (weight @ self._unrolled).numpy()
         w = self._window
         kernel = weight.reshape(len(weight), -1, w.kernel_height, w.kernel_width)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from boards.board import Board
 from boards.errors import UnsupportedError, UsageError
@@ -19,6 +20,8 @@ from firmware_protocol.constants import Capability, Opcode
 
 #: share of the batches over which the learning rate falls, and what it falls to
 _TAIL, _TAIL_END = 0.3, 0.02
+#: flat epochs after which a plateau lowers the learning rate, and by what factor
+_FLAT, _HALF = 5, 0.5
 
 
 class Algorithm(ABC):
@@ -62,6 +65,7 @@ class Algorithm(ABC):
                 layer.chip.seed(key_of(seed, number))
         self.optimizer = make_optimizer(model, settings)
         self._rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self._plateau = ReduceLROnPlateau(self.optimizer, factor=_HALF, patience=_FLAT - 1)
 
     @classmethod
     def check(cls, board: Board, settings: Settings) -> None:
@@ -112,12 +116,19 @@ class Algorithm(ABC):
 
     def schedule(self, progress: float, epoch: int = 0) -> None:
         """Sets the learning rate for a point of the training, 0 to 1, and the epoch it is in."""
+        if self.settings.lr_schedule == "plateau":
+            return
         factor = 0.5**epoch if self.settings.lr_schedule == "halved" else 1.0
         if self.settings.lr_schedule == "tail" and progress > 1 - _TAIL:
             left = (1 - progress) / _TAIL
             factor = _TAIL_END + (1 - _TAIL_END) * left
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
+
+    def end_epoch(self, loss: float) -> None:
+        """Takes the mean training loss of an epoch."""
+        if self.settings.lr_schedule == "plateau":
+            self._plateau.step(loss)
 
     @abstractmethod
     def step(self) -> None:
@@ -131,11 +142,16 @@ class Algorithm(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resume needs besides the model."""
-        return {"optimizer": self.optimizer.state_dict()}
+        state = {"optimizer": self.optimizer.state_dict()}
+        if self.settings.lr_schedule == "plateau":
+            state["plateau"] = self._plateau.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes the state back."""
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.settings.lr_schedule == "plateau":
+            self._plateau.load_state_dict(state["plateau"])
 
 
 def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:

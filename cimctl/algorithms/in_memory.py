@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import msgspec
@@ -21,13 +22,28 @@ from cimctl.algorithms.base import Algorithm
 from cimctl.algorithms.settings import Settings
 from cimctl.analog.coincidence import Trains, coincidences, words
 from cimctl.analog.draws import key_of
-from cimctl.analog.in_memory import InMemoryLayer, Use, step_device
+from cimctl.analog.in_memory import InMemoryLayer, step_device
 from cimctl.analog.pulsed_array import PulsedArray
 from firmware_protocol.constants import Capability, Opcode
 
 Numbers = np.ndarray[Any, Any]
 #: the part of the seed's streams that pulse trains are drawn from
 _TRAINS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One product of a layer in training, as its update needs it.
+
+    Attributes:
+        inputs: (vectors, inputs).
+        directions: (vectors, outputs) descent directions, in units of W.
+        places: vectors of each image: the places of a convolution.
+    """
+
+    inputs: Numbers
+    directions: Numbers
+    places: int = 1
 
 
 class InMemory(Algorithm):
@@ -89,9 +105,10 @@ class InMemory(Algorithm):
         self.optimizer.step()
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, InMemoryLayer)
-            for place, use in enumerate(layer.tape):
+            for place, (inputs, d) in enumerate(layer.tape):
+                x = layer.vectors(inputs).contiguous().cpu().numpy()
                 key = key_of(self._seed, _TRAINS, self.batches, number, place)
-                self._update(number, layer, use, key)
+                self._update(number, layer, Use(x, d, len(x) // len(inputs)), key)
             layer.tape.clear()
             layer.forget()
         self.batches += 1

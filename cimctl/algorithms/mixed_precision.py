@@ -48,6 +48,7 @@ class MixedPrecision(Algorithm):
         self._view_weights()
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.rand(self._weights.shape, generator=generator) * 2 - 1
+        drawn = drawn.to(self._weights.device)
         self.accumulated = drawn * self.threshold * (settings.dither and settings.accumulate)
 
     def _view_weights(self) -> None:
@@ -72,7 +73,7 @@ class MixedPrecision(Algorithm):
     def _write(self, due: Tensor, values: Tensor) -> None:
         """Programs weights: ``due`` are ascending indices into the flat copy."""
         read_back = self.settings.weight_copy == "read-back"
-        cuts = np.searchsorted(due.numpy(), self._starts).tolist()
+        cuts = np.searchsorted(due.cpu().numpy(), self._starts).tolist()
         for layer, start, first, last in zip(
             self.layers, self._starts, cuts, [*cuts[1:], len(due)], strict=True
         ):
@@ -89,4 +90,4 @@ class MixedPrecision(Algorithm):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.accumulated = state["accumulated"]
+        self.accumulated = state["accumulated"].to(self._weights.device)

@@ -15,6 +15,7 @@ from cimctl.analog.coincidence import LONGEST
 from cimctl.analog.compensation import BoundManagement, NoiseManagement
 from cimctl.analog.in_memory import WeightScaling
 from cimctl.analog.pulsed_array import Outer
+from cimctl.mapping.choose import MappingChoice
 
 # The upper bound keeps infinity out.
 Positive = Annotated[float, Meta(gt=0, le=1e6)]
@@ -41,8 +42,17 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: further arguments of the optimizer, as optimizer.NAME=VALUE
     optimizer_arguments: dict[str, Any] = msgspec.field(default_factory=dict)
     #: constant: the paper's; tail: falls to a fiftieth over the last 30 % of the batches [ours];
-    #: halved: halved after each epoch
-    lr_schedule: Literal["constant", "tail", "halved"] = "tail"
+    #: halved: halved after each epoch; plateau: halved after five epochs whose training loss is not
+    #: lower than the lowest before, by 1e-4 of it [ours; the paper says five flat epochs]
+    lr_schedule: Literal["constant", "tail", "halved", "plateau"] = "tail"
+    #: crop-flip: training images are cut out at random of themselves with 4 zeros around, and half
+    #: of them mirrored
+    augment: Literal["none", "crop-flip"] = "none"
+    #: what pixels become: unit: 0 to 1, so that the first layer's inputs have no sign; standard:
+    #: mean 0 and spread 1 in each channel of the training images
+    pixels: Literal["unit", "standard"] = "unit"
+    #: layers, or blocks of layers, that stay digital, as digital=NAME,NAME
+    digital: tuple[str, ...] = ()
     #: learning rate of the layers' scale factors, relative to lr [ours]
     scale_lr: NonNegative = 0.3
     #: whether steps accumulate until they pass the threshold; false drops what stays below it
@@ -112,6 +122,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reference_spread: NonNegative = 0.0
     #: sgd: pulses that find a cell's symmetry point, where its reference is put; 0: at weight 0
     zero_shift: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    #: where layers lie (docs/mapping.md); auto: by the paper's rule where that fits, else packed
+    mapping: MappingChoice = "auto"
+    #: file with the cells that stay free: tile, row and column in each line; none by default
+    avoid: str = ""
     #: first weights are uniform up to this over the root of a layer's inputs; 0: torch's own, and
     #: for sgd the paper's recipe, 2.45
     initial_bound: NonNegative = 0.0
@@ -132,8 +146,10 @@ def parse(pairs: tuple[str, ...], defaults: Mapping[str, Any] | None = None) -> 
         key, equals, text = pair.partition("=")
         if not equals:
             raise UsageError(f"'--set {pair}' has no value", next="Write it as key=value")
-        # Names stay as they are: YAML takes "off" for false.
+        # Names stay as they are: YAML takes "off" for false, and a layer's "0" for a number.
         value = text if _names(key) else _value(text)
+        if key == "digital":
+            value = tuple(name.strip() for name in text.split(",") if name.strip())
         if key.startswith("optimizer."):
             values.setdefault("optimizer_arguments", {})[key.partition(".")[2]] = value
         else:

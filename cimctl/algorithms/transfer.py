@@ -31,11 +31,11 @@ import torch
 from torch import nn
 
 from boards.board import Board
-from cimctl.algorithms.in_memory import InMemory
+from cimctl.algorithms.in_memory import InMemory, Use
 from cimctl.algorithms.settings import Settings
 from cimctl.analog.draws import hash_numpy, key_of
 from cimctl.analog.fast_array import FastArray
-from cimctl.analog.in_memory import InMemoryLayer, Use
+from cimctl.analog.in_memory import InMemoryLayer
 
 Numbers = np.ndarray[Any, Any]
 #: running means of the largest inputs and errors forget by this factor a batch

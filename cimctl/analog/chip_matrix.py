@@ -122,6 +122,10 @@ class ChipMatrix:
         """Sets the key of stochastic rounding."""
         self._forward.key, self._backward.key = key_of(seed, 0), key_of(seed, 1)
 
+    def share_converters(self, other: ChipMatrix) -> None:
+        """Takes over the running values of a matrix that uses the same slots."""
+        self._forward.state, self._backward.state = other._forward.state, other._backward.state
+
     def forward(self, x: Floats, *, learning: bool = False) -> Floats:
         """Multiplies.
 

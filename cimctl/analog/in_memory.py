@@ -55,21 +55,6 @@ class SingleSided(WeightRule):
         return max(self.zero - self.low, self.high - self.zero) * self.unit
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
-    """One product of a layer in training, noted for its update.
-
-    Attributes:
-        inputs: (vectors, inputs).
-        directions: (vectors, outputs) descent directions, in units of W.
-        places: vectors of each image: the places of a convolution.
-    """
-
-    inputs: np.ndarray[Any, Any]
-    directions: np.ndarray[Any, Any]
-    places: int = 1
-
-
 def step_device(board: Board) -> StepSettings:
     """The device of a board's profile, which moves in steps.
 
@@ -94,7 +79,8 @@ class InMemoryLayer(AnalogLayer):
         weight: W as it was last programmed or read; products and updates do not use it.
         scale: (outputs,) alpha, fixed.
         reference: (weights,) 16-bit conductances of the reference cells.
-        tape: the products since the last update.
+        tape: inputs and descent directions of the products since the last update, in units of W;
+            images are unrolled when they are used, since a batch of vectors is many times larger.
         on_chip: which of the products ``wa`` (forward) and ``wtd`` (backward) are the chip's; the
             others are digital, with weights that are read from the chip after each update.
     """
@@ -107,7 +93,7 @@ class InMemoryLayer(AnalogLayer):
         ones = torch.ones(self.weight.shape[0])
         self.scale = nn.Parameter(ones, requires_grad=False)
         self.register_buffer("reference", torch.zeros(self.weight.numel(), dtype=torch.float64))
-        self.tape: list[Use] = []
+        self.tape: list[tuple[Tensor, np.ndarray[Any, Any]]] = []
         self.on_chip = frozenset({"wa", "wtd"})
         self._known: Tensor | None = None
 
@@ -160,7 +146,7 @@ class InMemoryLayer(AnalogLayer):
     def _matrix_read(self) -> Tensor:
         """(outputs, inputs) weights as the chip holds them, read once for each state of it."""
         if self._known is None:
-            self._known = self.read_weights().flatten(1)
+            self._known = self.read_weights().flatten(1).to(self.weight.device)
         return self._known
 
     def _shift_zero(self) -> None:
@@ -176,7 +162,7 @@ class InMemoryLayer(AnalogLayer):
     ) -> tuple[np.ndarray[Any, Any], ...]:
         # A board takes no target beyond the nominal bounds.
         rule = self.rule
-        reference = np.clip(self.reference.numpy()[index], rule.low, rule.high)
+        reference = np.clip(self.reference.cpu().numpy()[index], rule.low, rule.high)
         return np.clip(np.rint(reference + weights / rule.unit), rule.low, rule.high), reference
 
     # ------------------------------------------------------------------ pulses
@@ -201,39 +187,37 @@ class InMemoryLayer(AnalogLayer):
         result: Tensor = InMemoryProduct.apply(inputs, self.weight, self)  # type: ignore[no-untyped-call]
         return result if bias is None else result + along(bias, result)
 
-    def multiply(self, inputs: Tensor) -> tuple[np.ndarray[Any, Any], Tensor]:
-        """(vectors, inputs) as the chip gets them, and the layer's outputs without bias."""
+    def multiply(self, inputs: Tensor) -> Tensor:
+        """The layer's outputs without bias."""
         assert self.chip is not None
-        vectors = self._vectors(inputs).contiguous().numpy()
+        vectors = self.vectors(inputs).contiguous()
         if "wa" in self.on_chip:
-            products = torch.from_numpy(self.chip.forward(vectors, learning=self.training))
+            found = self.chip.forward(vectors.cpu().numpy(), learning=self.training)
+            products = torch.from_numpy(found).to(inputs.device)
         else:
-            products = torch.from_numpy(vectors) @ self._matrix_read().T
-        return vectors, self._arranged(products.mul_(self.scale.data), inputs)
+            products = vectors @ self._matrix_read().T
+        return self._arranged(products.mul_(self.scale.data), inputs)
 
-    def multiply_back(
-        self, vectors: np.ndarray[Any, Any], outer: Tensor, shape: torch.Size | None
-    ) -> Tensor | None:
+    def multiply_back(self, inputs: Tensor, outer: Tensor, *, wanted: bool) -> Tensor | None:
         """Notes a gradient for the update; returns the one of the inputs where it is wanted.
 
         Args:
-            vectors: (vectors, inputs) of the forward product.
+            inputs: of the forward product.
             outer: gradient of the outputs.
-            shape: shape of the inputs; None where their gradient is not wanted.
+            wanted: whether the gradient of the inputs is.
         """
         assert self.chip is not None
         lines = outer.movedim(1, -1).reshape(-1, outer.shape[1])
         # The weight on the chip is W / alpha: its learning rate is divided by alpha, its gradient
         # by d has alpha as a factor.
-        directions = (-lines / self.scale.data).numpy()
-        self.tape.append(Use(vectors, directions, len(vectors) // len(outer)))
-        if shape is None:
+        self.tape.append((inputs, (-lines / self.scale.data).cpu().numpy()))
+        if not wanted:
             return None
         errors = lines * self.scale.data
         if "wtd" not in self.on_chip:
-            return self._images(errors @ self._matrix_read(), shape)
-        back = self.chip.backward(errors.numpy(), learning=self.training)
-        return self._images(torch.from_numpy(back), shape)
+            return self._images(errors @ self._matrix_read(), inputs.shape)
+        back = self.chip.backward(errors.cpu().numpy(), learning=self.training)
+        return self._images(torch.from_numpy(back).to(inputs.device), inputs.shape)
 
 
 class InMemoryLinear(InMemoryLayer, AnalogLinear):
@@ -255,12 +239,13 @@ class InMemoryProduct(torch.autograd.Function):
             weight: has backward called also where no input has a gradient.
             layer: makes the products.
         """
-        vectors, outputs = layer.multiply(inputs.detach())
-        ctx.layer, ctx.vectors, ctx.shape = layer, vectors, inputs.shape
-        return outputs
+        ctx.layer = layer
+        ctx.save_for_backward(inputs)
+        return layer.multiply(inputs.detach())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
         (outer,) = gradients
-        shape = ctx.shape if ctx.needs_input_grad[0] else None
-        return ctx.layer.multiply_back(ctx.vectors, outer, shape), None, None
+        (inputs,) = ctx.saved_tensors
+        wanted = bool(ctx.needs_input_grad[0])
+        return ctx.layer.multiply_back(inputs.detach(), outer, wanted=wanted), None, None

@@ -8,6 +8,7 @@ digital.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +20,10 @@ from boards.board import Board
 from boards.multiply import Matrix
 from cimctl.analog.chip_matrix import ChipMatrix, ChipUnits
 from cimctl.analog.compensation import Compensations, RunningNorm
-from cimctl.analog.placement import Demand
 from cimctl.analog.product import ChipProduct, Geometry, Steps
 from cimctl.analog.ranges import Ranges
 from cimctl.calibration.record import Calibration
+from cimctl.mapping.demand import Demand
 from firmware_protocol.constants import Capability
 from firmware_protocol.messages import Region, Window
 
@@ -30,6 +31,8 @@ from firmware_protocol.messages import Region, Window
 INITIAL_SAMPLES = 4
 #: share of the largest digital products that the first ADC range leaves out [ours]
 _FIRST_RANGE_QUANTILE = 0.99
+#: numbers that images are unfolded to at a time, one image at the least
+_UNFOLDED = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,12 @@ class AnalogLayer(nn.Module):
         # Tile, row and positive column of each weight, in the order of the flat weights.
         self._places = _joined(self._lines())
 
+    def share_converters(self, other: AnalogLayer) -> None:
+        """Takes over the ranges of a layer whose configuration slots this one was attached to."""
+        self.ranges = other.ranges
+        if self.chip is not None and other.chip is not None:
+            self.chip.share_converters(other.chip)
+
     def read_weights(self) -> Tensor:
         """The weights as the chip holds them, in the shape of ``weight``."""
         g = self._readings(INITIAL_SAMPLES)
@@ -183,8 +192,9 @@ class AnalogLayer(nn.Module):
         Returns:
             The weights read back, or None.
         """
-        places = self._places[index.numpy()]
-        plus, minus = self._targets(index.numpy(), values.detach().double().numpy())
+        flat = index.cpu().numpy()
+        places = self._places[flat]
+        plus, minus = self._targets(flat, values.detach().cpu().double().numpy())
         read = np.empty(len(places))
         for tile in np.unique(places[:, 0]):
             mine = np.flatnonzero(places[:, 0] == tile)
@@ -225,6 +235,7 @@ class AnalogLayer(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         if self.input_norm is not None:
             inputs = self.input_norm(inputs)
+        inputs = self._padded(inputs)
         if self.output_norm is None:
             return self._product(inputs, self.bias)
         outputs: Tensor = self.output_norm(self._product(inputs, None))
@@ -243,8 +254,9 @@ class AnalogLayer(nn.Module):
     def _compensated(self, chip: ChipMatrix, inputs: Tensor) -> tuple[Tensor, Tensor, Steps]:
         """The chip's product of vectors unrolled here, with the layer's compensations."""
         plain = inputs.detach()
-        products = chip.forward(self._vectors(plain).numpy(), learning=self.training)
-        return self._arranged(torch.from_numpy(products), plain), plain, Steps(1.0, 1.0)
+        products = chip.forward(self.vectors(plain).cpu().numpy(), learning=self.training)
+        answer = torch.from_numpy(products).to(plain.device)
+        return self._arranged(answer, plain), plain, Steps(1.0, 1.0)
 
     def _plain(self, inputs: Tensor) -> tuple[Tensor, Tensor, Steps]:
         """The chip's answer codes, its input codes, and what a step of each stands for."""
@@ -269,13 +281,14 @@ class AnalogLayer(nn.Module):
         kind = torch.int8 if self.ranges.signed else torch.uint8
         products = self._board.multiply(
             self._matrix,
-            codes.to(kind).numpy(),
+            codes.to(kind).cpu().numpy(),
             slot=self._slot,
             window=self._window(codes),
             signed=self.ranges.signed,
         )
         steps = Steps(step, step * self.rule.unit / self.ranges.configured)
-        answer = torch.from_numpy(self._corrected(products.codes)).to(torch.float32)
+        corrected = torch.from_numpy(self._corrected(products.codes))
+        answer = corrected.to(inputs.device, torch.float32)
         if self.training:
             conversions = products.codes.size * self._matrix.blocks
             self.ranges.see_products(products.saturated, conversions, self.rule.saturation)
@@ -300,11 +313,15 @@ class AnalogLayer(nn.Module):
     def _digital(self, codes: Tensor, weight: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def _padded(self, inputs: Tensor) -> Tensor:
+        """The inputs with such padding as is not part of the product."""
+        return inputs
+
     def _window(self, codes: Tensor) -> Window | None:
         return None
 
-    def _vectors(self, inputs: Tensor) -> Tensor:
-        """(vectors, inputs): the inputs as vectors."""
+    def vectors(self, inputs: Tensor) -> Tensor:
+        """(vectors, inputs): the inputs, padded already, as vectors."""
         return inputs
 
     def _images(self, vectors: Tensor, shape: torch.Size) -> Tensor:
@@ -327,37 +344,60 @@ class AnalogLinear(AnalogLayer):
 
 
 class AnalogConv2d(AnalogLayer):
-    """A convolution on the chip; the board unrolls the images."""
+    """A convolution on the chip; the board unrolls the images.
+
+    Zeros that are padded evenly are part of the product; any other padding is made here before it.
+    """
 
     def __init__(self, source: nn.Conv2d, name: str) -> None:
         super().__init__(source, name)
-        self._geometry: Geometry = Geometry(
-            _pair(source.stride), _pair(source.padding), _pair(source.dilation)
-        )
+        left, right, top, bottom = paddings(source)
+        even = (min(top, bottom), min(left, right)) if source.padding_mode == "zeros" else (0, 0)
+        self._before = (left - even[1], right - even[1], top - even[0], bottom - even[0])
+        self._mode = "constant" if source.padding_mode == "zeros" else source.padding_mode
+        self._geometry: Geometry = Geometry(_pair(source.stride), even, _pair(source.dilation))
+
+    def _padded(self, inputs: Tensor) -> Tensor:
+        return nn.functional.pad(inputs, self._before, self._mode) if any(self._before) else inputs
 
     def _digital(self, codes: Tensor, weight: Tensor) -> Tensor:
         g = self._geometry
         return nn.functional.conv2d(codes, weight, None, g.stride, g.padding, g.dilation)
 
-    def _vectors(self, inputs: Tensor) -> Tensor:
+    def vectors(self, inputs: Tensor) -> Tensor:
         g = self._geometry
-        kernel = _pair(self.weight.shape[2:])
-        lines = nn.functional.unfold(inputs, kernel, g.dilation, g.padding, g.stride)
-        return lines.transpose(1, 2).reshape(-1, lines.shape[1])
+        kernel, size = _pair(self.weight.shape[2:]), self.weight[0].numel()
+        places = int(np.prod(self._places_of(inputs)))
+        lines = inputs.new_empty(len(inputs), places, size)
+        # A few images at a time: unfolding makes another copy of all vectors.
+        step = max(1, _UNFOLDED // (places * size))
+        for some, images in zip(torch.split(lines, step), torch.split(inputs, step), strict=True):
+            unfolded = nn.functional.unfold(images, kernel, g.dilation, g.padding, g.stride)
+            some.copy_(unfolded.transpose(1, 2))
+        return lines.reshape(-1, size)
 
     def _images(self, vectors: Tensor, shape: torch.Size) -> Tensor:
         g = self._geometry
         kernel, size = _pair(self.weight.shape[2:]), _pair(shape[2:])
-        lines = vectors.reshape(shape[0], -1, vectors.shape[1]).transpose(1, 2)
-        return nn.functional.fold(lines, size, kernel, g.dilation, g.padding, g.stride)
+        lines = vectors.reshape(shape[0], -1, vectors.shape[1])
+        images = vectors.new_empty(shape)
+        step = max(1, _UNFOLDED // lines[0].numel())
+        for some, each in zip(torch.split(images, step), torch.split(lines, step), strict=True):
+            columns = each.transpose(1, 2)
+            some.copy_(nn.functional.fold(columns, size, kernel, g.dilation, g.padding, g.stride))
+        return images
 
-    def _arranged(self, products: Tensor, inputs: Tensor) -> Tensor:
+    def _places_of(self, inputs: Tensor) -> list[int]:
+        """Height and width of the outputs."""
         g = self._geometry
-        size = [
+        return [
             (inputs.shape[2 + i] + 2 * g.padding[i] - g.dilation[i] * (self.weight.shape[2 + i] - 1)
              - 1) // g.stride[i] + 1
             for i in range(2)
         ]  # fmt: skip
+
+    def _arranged(self, products: Tensor, inputs: Tensor) -> Tensor:
+        size = self._places_of(inputs)
         return products.reshape(len(inputs), *size, -1).permute(0, 3, 1, 2).contiguous()
 
     def _window(self, codes: Tensor) -> Window:
@@ -368,6 +408,61 @@ class AnalogConv2d(AnalogLayer):
             channels, height, width, *kernel, *g.stride, *g.dilation,
             g.padding[0], g.padding[0], g.padding[1], g.padding[1],
         )  # fmt: skip
+
+
+class GroupedConv2d(nn.Module):
+    """A convolution in groups: each has a matrix and a factor of its own [ours].
+
+    They follow each other, with one configuration slot and one range of the converters, so that a
+    depthwise convolution takes no more of a board's slots than any other.
+
+    Attributes:
+        parts: the convolutions of the groups, in order.
+    """
+
+    def __init__(self, parts: Sequence[AnalogConv2d]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        each = inputs.chunk(len(self.parts), 1)
+        return torch.cat([part(x) for part, x in zip(self.parts, each, strict=True)], 1)
+
+
+def ungrouped(source: nn.Conv2d) -> list[nn.Conv2d]:
+    """The convolutions that a grouped one is made of; copies."""
+    parts = []
+    for weight, bias in zip(
+        source.weight.detach().chunk(source.groups),
+        [None] * source.groups
+        if source.bias is None
+        else source.bias.detach().chunk(source.groups),
+        strict=True,
+    ):
+        # Nothing is drawn: a model's first weights do not depend on what becomes of its layers.
+        part: nn.Conv2d = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+            nn.Conv2d, weight.shape[1], len(weight), _pair(source.kernel_size),
+            _pair(source.stride), source.padding, _pair(source.dilation),
+            bias=bias is not None, padding_mode=source.padding_mode,
+        )  # fmt: skip
+        part.weight.data.copy_(weight)
+        if part.bias is not None and bias is not None:
+            part.bias.data.copy_(bias)
+        parts.append(part)
+    return parts
+
+
+def paddings(source: nn.Conv2d) -> tuple[int, int, int, int]:
+    """Left, right, top, bottom padding, also of one that is named 'same' or 'valid'."""
+    if source.padding == "valid":
+        return (0, 0, 0, 0)
+    if source.padding == "same":
+        total = [d * (k - 1) for d, k in zip(source.dilation, source.kernel_size, strict=True)]
+        # As torch does: the odd one is at the right and at the bottom.
+        top, left = (each // 2 for each in total)
+        return (left, total[1] - left, top, total[0] - top)
+    height, width = _pair(source.padding)
+    return (width, width, height, height)
 
 
 def along(values: Tensor, outputs: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cimctl.datasets import DATASETS, locate
+from cimctl.datasets import DATASETS, cifar, locate
 from cimctl.datasets.catalogue import FETCHABLE, SOURCES, Source
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def list_command(data_dir: Path | None, json: bool) -> None:
         click.echo(
             f"{row['name']}: {row['title']}\n"
             f"  images   {row['train_images']} training, {row['test_images']} test, "
-            f"28 x 28 pixels, {row['classes']} classes\n"
+            f"{_pixels(row['image_shape'])}, {row['classes']} classes\n"
             f"  where    {_where(row, data_dir)}\n"
             f"  source   {row['source']}\n"
             f"  licence  {row['licence']}\n"
@@ -129,7 +129,7 @@ def _describe(source: Source, data_dir: Path | None) -> dict[str, Any]:
         "title": source.title,
         "train_images": source.train_count,
         "test_images": source.test_count,
-        "image_shape": [1, 28, 28],
+        "image_shape": list(source.image_shape),
         "classes": source.classes,
         "status": status,
         "path": str(path),
@@ -142,6 +142,10 @@ def _describe(source: Source, data_dir: Path | None) -> dict[str, Any]:
 
 def _state(source: Source, data_dir: Path | None) -> tuple[str, Path, tuple[str, ...]]:
     """Status (embedded, found or missing), place and missing files; contents are not read."""
+    if source.name == cifar.NAME:
+        found = cifar.find(data_dir)
+        folder = locate.folders(source.name, data_dir)[0]
+        return ("found", found, ()) if found else ("missing", folder, cifar.TRAIN + cifar.TEST)
     if source.files is None:
         return "embedded", Path(locate.__file__).with_name(f"{source.name}.npz"), ()
     looked = locate.places(source.name, source.files, data_dir)
@@ -151,11 +155,18 @@ def _state(source: Source, data_dir: Path | None) -> tuple[str, Path, tuple[str,
     return "missing", looked[0].folder, looked[0].missing
 
 
+def _pixels(shape: list[int]) -> str:
+    channels, height, width = shape
+    return f"{height} x {width} pixels" + (f" of {channels} colours" if channels > 1 else "")
+
+
 def _where(row: dict[str, Any], data_dir: Path | None) -> str:
     if row["status"] == "embedded":
         return "part of the package"
     if row["status"] == "found":
         return str(row["path"])
+    if row["name"] not in FETCHABLE:
+        return f"missing in {row['path']}; {cifar.ADVICE}"
     lacking = f"{len(row['missing_files'])} of 4 files missing in {row['path']}"
     return f"{lacking}; {locate.fetch_advice(row['name'], data_dir)}"
 

@@ -11,6 +11,7 @@ from cimctl.cli.options import (
     Folder,
     board_options,
     chosen_board,
+    decoding_bar,
     json_option,
     seed_option,
     show,
@@ -107,7 +108,8 @@ def _own(run: Path, json: bool, seed: int, data_dir: Path | None, values: dict[s
 
     state = checkpoint.load(run)
     config = RunConfig.from_plain(state["config"])
-    data = datasets.load(config.dataset, data_dir)
+    with decoding_bar() as bar:
+        data = datasets.load(config.dataset, data_dir, bar)
     analog = ALGORITHMS[config.algorithm].ANALOG
     board = connect(chosen_board(values, seed)) if analog else None
     with board or nullcontext():

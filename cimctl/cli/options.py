@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -97,6 +98,26 @@ def chosen_board(values: dict[str, Any], seed: int = 0) -> BoardOptions:
         max_payload=values["max_payload"],
         capture=values["capture"],
     )
+
+
+@contextmanager
+def decoding_bar() -> Iterator[Callable[[int, int | None], None]]:
+    """Takes the progress of decoding images, and shows it on standard error once there is some."""
+    bar: Any = None
+
+    def on_image(done: int, count: int | None) -> None:
+        nonlocal bar
+        if bar is None:
+            from tqdm import tqdm
+
+            bar = tqdm(total=count, desc="decoding", unit="image", file=sys.stderr, mininterval=0.5)
+        bar.update(done - bar.n)
+
+    try:
+        yield on_image
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def ask_for_changes(said: str, yes: bool) -> None:

@@ -33,7 +33,11 @@ COMMANDS = {
         "cimctl.cli.characterize",
         "Fit device models to measured pulse responses, and measure these.",
     ),
-    "estimate": ("cimctl.cli.estimate", "Estimate how long an algorithm's update takes."),
+    "map": ("cimctl.cli.map", "Show which part of a network lies where on a board's tiles."),
+    "estimate": (
+        "cimctl.cli.estimate",
+        "Estimate time, energy and wear of a network on a board.",
+    ),
     "conformance": ("cimctl.cli.conformance", "Run the regression suite of a board's firmware."),
     "firmware": ("cimctl.cli.firmware", "Build the C reference firmware, or take it to a board."),
     "emu": ("cimctl.cli.emu", "Put an emulated board on a TCP port or pseudo-terminal."),
@@ -42,7 +46,7 @@ COMMANDS = {
 }
 
 #: commands whose name Python or we use for something else
-_OBJECTS = {"eval": "eval_"}
+_OBJECTS = {"eval": "eval_", "map": "map_"}
 BUG, INTERRUPTED = 1, 130
 #: what a full or read-only disk says
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)

@@ -19,6 +19,7 @@ from cimctl.cli.options import (
     Folder,
     board_options,
     chosen_board,
+    decoding_bar,
     json_option,
     show,
     threads_option,
@@ -38,7 +39,12 @@ _FIELDS = {"init": "initial"}
 @click.command()
 @click.argument("model", required=False)
 @board_options(required=False)
-@click.option("--dataset", default="digits", help="digits, mnist or fashion-mnist.")
+@click.option(
+    "--dataset",
+    default="digits",
+    help="digits, mnist, fashion-mnist, cifar10, or folder:PATH, images in PATH/train/CLASS and "
+    "PATH/test/CLASS.",
+)
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -79,6 +85,12 @@ _FIELDS = {"init": "initial"}
 )
 @click.option("--set", multiple=True, metavar="KEY=VALUE", help="A setting; repeatable.")
 @threads_option
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    help="Where torch does the digital part. Another one gives other last bits.",
+)
 @json_option
 @click.pass_context
 def train(
@@ -171,19 +183,16 @@ def _new_config(model: str, values: dict[str, Any]) -> RunConfig:
     from boards.errors import UsageError
     from cimctl import datasets
     from cimctl.algorithms import ALGORITHMS, settings
-    from cimctl.training.config import SCHEDULES, RunConfig
+    from cimctl.training.config import OWN_SCHEDULE, SCHEDULES, RunConfig
 
-    for kind, name, known in (
-        ("data set", values["dataset"], datasets.DATASETS),
-        ("algorithm", values["algorithm"], tuple(ALGORITHMS)),
-    ):
-        if name not in known:
-            raise UsageError(
-                f"There is no {kind} '{name}'",
-                left="Nothing was trained",
-                next=f"Known: {', '.join(known)}",
-            )
-    epochs, batches, size = SCHEDULES[values["dataset"]]
+    datasets.check_name(values["dataset"])
+    if values["algorithm"] not in ALGORITHMS:
+        raise UsageError(
+            f"There is no algorithm '{values['algorithm']}'",
+            left="Nothing was trained",
+            next=f"Known: {', '.join(ALGORITHMS)}",
+        )
+    epochs, batches, size = SCHEDULES.get(values["dataset"], OWN_SCHEDULE)
     return RunConfig(
         model=model,
         board=values["board"],
@@ -239,14 +248,23 @@ def _train(
             left="It was not touched",
             next=f"Name another folder with --out, or go on with --resume {folder}",
         )
+    if values["device"] == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "--device cuda: torch finds no CUDA device here",
+            left="Nothing was trained",
+            next="Leave the option out, or install torch for CUDA and a driver",
+        )
     torch.set_num_threads(values["threads"])
     models.build(config.model)
-    data = datasets.load(config.dataset, values["data_dir"])
+    with decoding_bar() as bar:
+        data = datasets.load(config.dataset, values["data_dir"], bar)
     board = None
     if ALGORITHMS[config.algorithm].ANALOG:
         board = connect(chosen_board(values, config.seed))
     with board or nullcontext():
-        trainer = Trainer(config, data, board, folder, notify=_say, resume=state)
+        trainer = Trainer(
+            config, data, board, folder, notify=_say, resume=state, device=values["device"]
+        )
         files.make_folder(folder)
         try:
             with _progress_bar(trainer) as on_batch, _stopping(trainer):

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Height and width of every image, in pixels.
+#: Height and width of every image of an IDX file, in pixels.
 IMAGE_SHAPE = (28, 28)
+
+#: What stands before the path of a folder or archive of images, where a set is named.
+FOLDER = "folder:"
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,10 @@ class Source:
         origin: who made it.
         licence: under which terms it may be used.
         checked_by: what is compared when the files are read, in words.
-        files: its files; None for a set that is embedded in the package.
+        files: its IDX files; None for a set of another form.
         mirrors: where the files can be fetched from, in the order to try; each ends in "/".
+        embedded: whether it is part of the package.
+        image_shape: channels, height and width of an image.
     """
 
     name: str
@@ -74,6 +79,8 @@ class Source:
     checked_by: str
     files: FileSet | None = None
     mirrors: tuple[str, ...] = ()
+    embedded: bool = False
+    image_shape: tuple[int, int, int] = (1, *IMAGE_SHAPE)
 
 
 _DIGITS = Source(
@@ -85,6 +92,7 @@ _DIGITS = Source(
     origin="E. Alpaydin and C. Kaynak, UCI Machine Learning Repository",
     licence="CC BY 4.0",
     checked_by="part of the package",
+    embedded=True,
 )
 
 # The mirrors do not agree on how the files were packed, but they do on what is inside; therefore
@@ -134,8 +142,20 @@ _FASHION = Source(
     mirrors=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
 )
 
+_CIFAR10 = Source(
+    name="cifar10",
+    title="CIFAR-10 photographs of ten kinds of things",
+    train_count=50000,
+    test_count=10000,
+    classes=10,
+    origin="A. Krizhevsky, V. Nair and G. Hinton, https://www.cs.toronto.edu/~kriz/cifar.html",
+    licence="none stated",
+    checked_by="sizes and labels",
+    image_shape=(3, 32, 32),
+)
+
 #: Every set by its name, the default first.
-SOURCES: dict[str, Source] = {s.name: s for s in (_DIGITS, _MNIST, _FASHION)}
+SOURCES: dict[str, Source] = {s.name: s for s in (_DIGITS, _MNIST, _FASHION, _CIFAR10)}
 
 #: The names, the default first.
 DATASETS: tuple[str, ...] = tuple(SOURCES)

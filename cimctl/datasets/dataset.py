@@ -20,9 +20,9 @@ class Dataset:
 
     Attributes:
         name: the name under which the set is listed.
-        train_images: uint8, N x 1 x 28 x 28, 0 (background) to 255 (ink).
+        train_images: uint8, N x channels x height x width, 0 to 255.
         train_labels: int64, N, 0 to ``classes`` - 1.
-        test_images: uint8, M x 1 x 28 x 28.
+        test_images: uint8, M x channels x height x width.
         test_labels: int64, M.
         classes: how many classes there are.
     """

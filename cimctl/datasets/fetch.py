@@ -105,6 +105,12 @@ def fetch(
 
 
 def _not_fetchable(name: str) -> UsageError:
+    if name in SOURCES and not SOURCES[name].embedded:
+        return UsageError(
+            f"the files of the data set {name} cannot be fetched from here",
+            left="nothing was fetched",
+            next=f"get them from {SOURCES[name].origin}",
+        )
     if name in SOURCES:
         return UsageError(
             f"the data set {name} is part of the package and need not be fetched",

@@ -50,16 +50,20 @@ def file_in(folder: Path, spec: FileSpec) -> Path | None:
     return None
 
 
-def places(name: str, files: FileSet, data_dir: Path | None) -> tuple[Place, ...]:
-    """The folders that may hold the set, in the order in which they count.
+def folders(name: str, data_dir: Path | None) -> tuple[Path, ...]:
+    """The folders that may hold a set, in the order in which they count.
 
     ``D/name`` comes before ``D``, so that `cimctl data fetch NAME --data-dir D` repairs a set
     whose damaged files lie in ``D`` itself.
     """
-    folders = (cache_root() / name,) if data_dir is None else (data_dir / name, data_dir)
+    return (cache_root() / name,) if data_dir is None else (data_dir / name, data_dir)
+
+
+def places(name: str, files: FileSet, data_dir: Path | None) -> tuple[Place, ...]:
+    """The folders that may hold a set of IDX files, in the order in which they count."""
     return tuple(
         Place(folder, tuple(s.stem for s in files.all if file_in(folder, s) is None))
-        for folder in folders
+        for folder in folders(name, data_dir)
     )
 
 

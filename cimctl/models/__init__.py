@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boards.errors import UsageError
-from cimctl.models import plain
+from cimctl.models.plain import lenet, lenet_large, mlp, vgg8
 
 if TYPE_CHECKING:
     from torch import nn
+
+__all__ = [
+    "MODELS", "Network", "build", "lenet", "lenet_large", "lstm", "mlp", "resnet18", "vgg8",
+]  # fmt: skip
 
 
 Shape = tuple[int, ...]
@@ -26,32 +30,41 @@ class Network:
         factory: makes a new one.
         input_shape: of one image: channels, height, width.
         summary: what it is, in a few words.
+        copies: slow layers, and how often arXiv 2305.14547 has them when it pipelines.
     """
 
     factory: Callable[[], nn.Module]
     input_shape: Shape
     summary: str
+    copies: Mapping[str, int] = field(default_factory=dict)
 
 
-def _resnet18() -> nn.Module:
-    from cimctl.models.resnet import resnet18
+def resnet18() -> nn.Module:
+    """The ResNet-18 of arXiv 2305.14547, for 32 x 32 images (``models.residual``)."""
+    from cimctl.models import residual
 
-    return resnet18()
+    return residual.resnet18()
 
 
-def _lstm() -> nn.Module:
-    from cimctl.models.lstm import RowLSTM
+def lstm() -> nn.Module:
+    """An LSTM that reads an image row by row (``models.recurrent``)."""
+    from cimctl.models.recurrent import RowLSTM
 
     return RowLSTM()
 
 
 MODELS: dict[str, Network] = {
-    "lenet": Network(plain.lenet, (1, 28, 28), "conv 4, conv 12, 192-10"),
-    "lenet-large": Network(plain.lenet_large, (1, 28, 28), "conv 16, conv 32, 512-128-10"),
-    "mlp": Network(plain.mlp, (1, 28, 28), "784-256-128-10"),
-    "lstm": Network(_lstm, (1, 28, 28), "LSTM of 64 over the rows of an image, 64-10"),
-    "vgg8": Network(plain.vgg8, (3, 32, 32), "six convolutions, 2048-128-10"),
-    "resnet18": Network(_resnet18, (3, 32, 32), "17 convolutions, three shortcuts, 512-10"),
+    "lenet": Network(lenet, (1, 28, 28), "conv 4, conv 12, 192-10", {"0": 8}),
+    "lenet-large": Network(lenet_large, (1, 28, 28), "conv 16, conv 32, 512-128-10"),
+    "mlp": Network(mlp, (1, 28, 28), "784-256-128-10"),
+    "lstm": Network(lstm, (1, 28, 28), "LSTM of 64 over the rows of an image, 64-10"),
+    "vgg8": Network(vgg8, (3, 32, 32), "six convolutions, 2048-128-10", {"0": 4, "3": 4}),
+    "resnet18": Network(
+        resnet18,
+        (3, 32, 32),
+        "17 convolutions, three shortcuts, 512-10",
+        dict.fromkeys(("0", "3.0.conv1", "3.0.conv2", "3.1.conv1", "3.1.conv2"), 4),
+    ),
 }
 
 

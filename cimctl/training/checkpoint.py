@@ -50,7 +50,7 @@ def load(path: Path) -> dict[str, Any]:
         raise _damaged(path, "it is no checkpoint of cimctl")
     if hashlib.sha256(body).digest() != data[len(_MAGIC) : head]:
         raise _damaged(path, "its content does not match its digest")
-    state: dict[str, Any] = torch.load(io.BytesIO(body), weights_only=True)
+    state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     return state
 
 

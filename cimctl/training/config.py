@@ -9,12 +9,16 @@ import msgspec
 
 from cimctl.algorithms.settings import Settings, from_values
 
-#: epochs, batches an epoch and batch size for each data set; MNIST's are the paper's
+#: epochs, batches an epoch and batch size for each data set; MNIST's are the paper's, and so are
+#: epochs and batch size of CIFAR-10, whose epoch is a pass over all images
 SCHEDULES = {
     "digits": (20, 50, 64),
     "mnist": (13, 400, 64),
     "fashion-mnist": (13, 400, 64),
+    "cifar10": (100, 782, 64),
 }
+#: those of images of one's own
+OWN_SCHEDULE = (20, 100, 64)
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,9 @@ class RunConfig:
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> RunConfig:
-        return cls(**{**values, "settings": from_values(values["settings"])})
+        # A run from before there was a choice is packed.
+        settings = from_values({"mapping": "packed"} | values["settings"])
+        return cls(**{**values, "settings": settings})
 
     @property
     def batches(self) -> int:

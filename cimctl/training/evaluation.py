@@ -10,6 +10,7 @@ from cimctl.algorithms import ALGORITHMS
 from cimctl.datasets import Dataset
 from cimctl.models import build
 from cimctl.training.config import RunConfig
+from cimctl.training.inputs import Inputs
 from cimctl.training.trainer import accuracy, load_layers
 from firmware_protocol.constants import Capability
 
@@ -29,15 +30,19 @@ def evaluate(state: dict[str, Any], data: Dataset, board: Board | None) -> tuple
     config = RunConfig.from_plain(state["config"])
     model = build(config.model)
     if board is not None:
-        in_memory = ALGORITHMS[config.algorithm].IN_MEMORY
-        model = convert.convert(model, board, config.settings, in_memory=in_memory)
+        kind = ALGORITHMS[config.algorithm]
+        # Weights that are there already lie where training put them, beside its further arrays.
+        arrays = kind.ARRAYS if board.hello.board_id == state["board"]["board_id"] else 0
+        model = convert.convert(
+            model, board, config.settings, in_memory=kind.IN_MEMORY, arrays=arrays
+        )
     model.load_state_dict(state["model"])
     chip = "none"
     if board is not None:
         load_layers(model, state["layers"])
         board.power_up()
         chip = _weights_to(board, model, state["board"])
-    return accuracy(model, data), chip
+    return accuracy(model, data, inputs=Inputs.of(config.settings, data)), chip
 
 
 def _weights_to(board: Board, model: Any, saved: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from boards.board import Board
 from boards.errors import UsageError
@@ -26,6 +26,8 @@ from cimctl.datasets import Dataset
 from cimctl.models import build
 from cimctl.training import checkpoint
 from cimctl.training.config import RunConfig
+from cimctl.training.inputs import Inputs, crop_flip
+from cimctl.training.spent import chip_counts, costs_since, wear
 from firmware_protocol.constants import Capability
 
 _EVAL_BATCH = 500
@@ -70,6 +72,7 @@ class Trainer:
         folder: takes metrics, checkpoint and summary.
         notify: takes messages for the user.
         resume: state of a checkpoint to go on from.
+        device: where torch does the digital part.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Trainer:
         *,
         notify: Callable[[str], None] = lambda _: None,
         resume: dict[str, Any] | None = None,
+        device: str = "cpu",
     ) -> None:
         self.config, self.data, self.board, self.folder = config, data, board, folder
         self._notify = notify
@@ -92,6 +96,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         model = build(config.model)
         _try(model, data)
+        self._inputs = Inputs.of(config.settings, data, device)
         kind = ALGORITHMS[config.algorithm]
         bound = config.settings.initial_bound or kind.INITIAL_BOUND
         if bound:
@@ -112,7 +117,7 @@ class Trainer:
                     left="Nothing was trained",
                 )
             self._analog.power_up()
-        self.model = model
+        self.model = model.to(device)
         # Refuses wrong settings before a cell is programmed.
         make_optimizer(model, config.settings)
         held = False
@@ -172,8 +177,11 @@ class Trainer:
     def batch(self, chosen: np.ndarray[Any, Any]) -> float:
         """Trains on the chosen images; returns the loss."""
         start = time.perf_counter()
-        inputs = as_inputs(self.data.train_images[chosen])
-        labels = torch.from_numpy(self.data.train_labels[chosen])
+        images = self.data.train_images[chosen]
+        if self.config.settings.augment == "crop-flip":
+            images = crop_flip(images, self.config.seed, self.progress.batch)
+        inputs = self._inputs(images)
+        labels = torch.from_numpy(self.data.train_labels[chosen]).to(inputs.device)
         self.model.train()
         self.algorithm.optimizer.zero_grad()
         epoch = self.progress.batch // self.config.batches_per_epoch
@@ -197,6 +205,7 @@ class Trainer:
     def _end_epoch(self, epoch: int) -> None:
         per_epoch = self.config.batches_per_epoch
         self.algorithm.read_back()
+        self.algorithm.end_epoch(self.progress.loss / per_epoch)
         tested = min(_EPOCH_TEST_IMAGES, len(self.data.test_images))
         line = {
             "epoch": epoch + 1,
@@ -221,7 +230,7 @@ class Trainer:
 
     def accuracy(self, images: int | None = None) -> float:
         """Share of the first ``images`` test images, all by default, that are classified right."""
-        return accuracy(self.model, self.data, images)
+        return accuracy(self.model, self.data, images, self._inputs)
 
     # ------------------------------------------------------------------ state
 
@@ -338,10 +347,7 @@ class Trainer:
 
     def _summary(self) -> dict[str, Any]:
         test_accuracy = self.accuracy()
-        spent = {"tile_operations": 0, "time": 0, "energy": 0}
-        if self._analog is not None:
-            now = chip_counts(self._analog)
-            spent = {name: now[name] - self.progress.chip_start[name] for name in now}
+        spent = costs_since(self.progress.chip_start, self._analog)
         self.progress.wall_seconds += time.perf_counter() - self._began
         images = self.config.batches * self.config.batch_size
         return {
@@ -364,6 +370,8 @@ class Trainer:
             "tile_ops": spent["tile_operations"],
             "chip_seconds": spent["time"] / 1e9,
             "chip_joules": spent["energy"] / 1e12,
+            "costs": spent,
+            "wear": wear(self._analog),
             "weights_sha256": weights_digest(self.model),
             "link": self._link_counts(),
         }
@@ -378,7 +386,7 @@ def _try(model: nn.Module, data: Dataset) -> None:
     model.eval()
     try:
         with torch.no_grad():
-            outputs = model(as_inputs(data.train_images[:1]))
+            outputs = model(Inputs()(data.train_images[:1]))
     except (RuntimeError, ValueError, TypeError) as error:
         raise UsageError(
             f"The model does not take images of {data.train_images.shape[1:]}: {error}",
@@ -393,29 +401,21 @@ def _try(model: nn.Module, data: Dataset) -> None:
         )
 
 
-def accuracy(model: nn.Module, data: Dataset, images: int | None = None) -> float:
+def accuracy(
+    model: nn.Module, data: Dataset, images: int | None = None, inputs: Inputs | None = None
+) -> float:
     """Share of the first ``images`` test images, all by default, that a model classifies right."""
     model.eval()
+    inputs = inputs or Inputs()
     count = images or len(data.test_images)
     right = 0
     with torch.no_grad():
         for first in range(0, count, _EVAL_BATCH):
             last = min(first + _EVAL_BATCH, count)
-            outputs = model(as_inputs(data.test_images[first:last]))
+            outputs = model(inputs(data.test_images[first:last]))
             labels = torch.from_numpy(data.test_labels[first:last])
-            right += int((outputs.argmax(1) == labels).sum())
+            right += int((outputs.argmax(1).cpu() == labels).sum())
     return right / count
-
-
-def as_inputs(images: np.ndarray[Any, Any]) -> Tensor:
-    """Pixels 0 to 255 as numbers 0 to 1."""
-    return torch.from_numpy(images).to(torch.float32).mul_(1 / 255)
-
-
-def chip_counts(board: Board) -> dict[str, int]:
-    """The counters of the chip that a summary reports."""
-    status = board.status()
-    return {name: getattr(status, name) for name in ("tile_operations", "time", "energy")}
 
 
 def load_layers(model: nn.Module, saved: list[dict[str, Any]]) -> None:
@@ -440,5 +440,5 @@ def weights_digest(model: nn.Module) -> str:
         if isinstance(module, nn.LSTMCell):
             module = stacked(module)
         if isinstance(module, AnalogLayer | nn.Conv2d | nn.Linear):
-            digest.update(module.weight.detach().numpy().astype("<f4").tobytes())
+            digest.update(module.weight.detach().cpu().numpy().astype("<f4").tobytes())
     return digest.hexdigest()

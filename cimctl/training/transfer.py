@@ -20,7 +20,8 @@ from cimctl.datasets import Dataset
 from cimctl.models import build
 from cimctl.training.config import RunConfig
 from cimctl.training.evaluation import evaluate
-from cimctl.training.trainer import accuracy, as_inputs
+from cimctl.training.inputs import Inputs
+from cimctl.training.trainer import accuracy
 
 #: training batches, and images of each, that set the converters of a network trained digitally
 _RANGE_BATCHES, _RANGE_IMAGES = 20, 64
@@ -102,11 +103,12 @@ def _programmed(state: dict[str, Any], data: Dataset, board: Board) -> tuple[flo
     model = convert.convert(model, board, config.settings)
     board.power_up()
     convert.program_weights(model, board.profile.programming.cycles_characterising)
-    _set_ranges(model, data)
-    return accuracy(model, data), "programmed"
+    inputs = Inputs.of(config.settings, data)
+    _set_ranges(model, data, inputs)
+    return accuracy(model, data, inputs=inputs), "programmed"
 
 
-def _set_ranges(model: nn.Module, data: Dataset) -> None:
+def _set_ranges(model: nn.Module, data: Dataset, inputs: Inputs) -> None:
     """Lets the converters follow training images; nothing else of the network changes."""
     model.eval()
     for layer in convert.analog_layers(model):
@@ -114,4 +116,4 @@ def _set_ranges(model: nn.Module, data: Dataset) -> None:
     with torch.no_grad():
         for number in range(_RANGE_BATCHES):
             first = number * _RANGE_IMAGES % len(data.train_images)
-            model(as_inputs(data.train_images[first : first + _RANGE_IMAGES]))
+            model(inputs(data.train_images[first : first + _RANGE_IMAGES]))

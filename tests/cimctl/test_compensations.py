@@ -21,9 +21,10 @@ from cimctl import convert
 from cimctl.algorithms.settings import Settings, parse
 from cimctl.analog.chip_matrix import ChipMatrix, ChipUnits
 from cimctl.analog.compensation import Compensations, Direction, RunningNorm, input_scale
-from cimctl.analog.placement import Demand, place
 from cimctl.analog.quantiser import largest_magnitudes, quantise, quantise_numpy
 from cimctl.analog.ranges import Ranges
+from cimctl.mapping.choose import mapped
+from cimctl.mapping.demand import Demand
 from firmware_protocol.constants import Capability
 from sim_backend.chip import Chip
 from sim_backend.firmware import Firmware
@@ -74,7 +75,9 @@ def bench() -> Iterator[Make]:
         board.power_up()
         rule = convert.single_sided(board, Settings())
         outputs, inputs = weights.shape
-        (matrix,) = place([Demand("matrix", inputs, outputs, 1)], board.description)
+        (matrix,) = mapped(
+            [Demand("matrix", inputs, outputs, 1)], board.description, "packed"
+        ).matrices
         row = 0
         exact = np.empty_like(weights, dtype=np.float64)
         for region in matrix.regions:

@@ -691,6 +691,7 @@ def test_list_tells_what_is_there_and_what_is_missing(tmp_path: Path) -> None:
         "digits": "embedded",
         "mnist": "found",
         "fashion-mnist": "missing",
+        "cifar10": "missing",
     }
     assert rows[0]["licence"] == "CC BY 4.0" and "Alpaydin" in rows[0]["source"]
     assert len(rows[2]["missing_files"]) == 4

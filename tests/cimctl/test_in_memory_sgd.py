@@ -291,7 +291,7 @@ def test_a_batch_moves_weights_down_the_gradient_in_the_mean(bench: Make, name: 
     wanted = -0.05 * source.weight.grad.double()
     # Spread: the coincidences of each vector, and 0.3 of the step from device to device and from
     # pulse to pulse.
-    x, d = b.layer._vectors(inputs), outer.movedim(1, -1).reshape(-1, outer.shape[1])
+    x, d = b.layer.vectors(inputs), outer.movedim(1, -1).reshape(-1, outer.shape[1])
     pulses = (0.05 * d.abs().T @ x.abs()).reshape(before.shape).double() / DELTA / alpha
     spread = DELTA * alpha * (1.2 * pulses + 1).sqrt() + 0.3 * wanted.abs()
     off = (moved - wanted) / spread

@@ -120,10 +120,10 @@ def test_one_backward_notes_every_use_and_a_step_uses_them_up(made: Make) -> Non
     (layer,) = convert.analog_layers(algorithm.model)
     assert isinstance(layer, InMemoryLayer)
     algorithm.model(sequence()).sum().backward()
-    assert [use.inputs.shape for use in layer.tape] == [(BATCH, INPUTS + HIDDEN)] * STEPS
-    assert [use.directions.shape for use in layer.tape] == [(BATCH, 4 * HIDDEN)] * STEPS
+    assert [x.shape for x, _ in layer.tape] == [(BATCH, INPUTS + HIDDEN)] * STEPS
+    assert [d.shape for _, d in layer.tape] == [(BATCH, 4 * HIDDEN)] * STEPS
     # Backward begins with the last step; the first one's h is zero.
-    assert layer.tape[0].inputs[:, INPUTS:].any() and not layer.tape[-1].inputs[:, INPUTS:].any()
+    assert layer.tape[0][0][:, INPUTS:].any() and not layer.tape[-1][0][:, INPUTS:].any()
     algorithm.step()
     assert not layer.tape and algorithm.pulses > 0
 

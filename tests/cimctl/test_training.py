@@ -20,7 +20,7 @@ from boards import capture, catalogue
 from boards.board import Board
 from boards.capture import CaptureWriter
 from boards.links import InProcessLink
-from cimctl import datasets
+from cimctl import convert, datasets
 from cimctl.algorithms.settings import Settings
 from cimctl.cli.root import run
 from cimctl.connect import BoardOptions, connect
@@ -343,7 +343,7 @@ def test_a_resume_with_options_that_agree_is_taken(
 PROMISED = {
     "model", "board", "dataset", "algorithm", "seed", "epochs", "test_accuracy", "test_images",
     "train_images_per_second", "wall_seconds", "writes_per_weight", "tile_ops", "chip_seconds",
-    "chip_joules", "link",
+    "chip_joules", "link", "costs", "wear",
 }  # fmt: skip
 
 
@@ -353,6 +353,12 @@ def test_the_summary_holds_what_is_promised(whole: dict[str, Any]) -> None:
     assert 0 <= whole["test_accuracy"] <= 1
     assert whole["test_images"] == 300
     assert whole["schema"] == "cimctl.train/1"
+    costs, wear = whole["costs"], whole["wear"]
+    assert costs["tile_operations"] == whole["tile_ops"]
+    assert costs["writes"] == 2 * round(whole["writes_per_weight"] * 3220)
+    assert costs["time"] / 1e9 == whole["chip_seconds"]
+    assert 0 < wear["worst_cell_pulses"] <= costs["set_pulses"] + costs["reset_pulses"]
+    assert wear["lifetime_pulses"] == EMU.limits.lifetime_pulses
 
 
 def test_evaluating_a_run_on_its_chip_gives_its_accuracy_exactly(
@@ -364,6 +370,37 @@ def test_evaluating_a_run_on_its_chip_gives_its_accuracy_exactly(
     assert said["chip"] == "restored"
     assert said["test_accuracy"] == whole["test_accuracy"]
     assert said["test_images"] == 300
+
+
+def test_weights_are_tested_where_training_put_them_beside_fast_arrays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Alone the weights would fit by the paper's rule, and so lie elsewhere."""
+    folder = str(tmp_path / "run")
+    command = ["train", "lenet", "--board", "rpu-baseline", "--algorithm", "ttv2", "--epochs", "1"]
+    command += ["--batches-per-epoch", "1", "--batch-size", "2", "--init", "program"]
+    assert run([*command, "--set", "symmetry_pulses=2", "--out", folder, "--json"]) == 0
+    trained_to = json.loads(capsys.readouterr().out)["test_accuracy"]
+    seen = []
+    original = convert.mapped
+
+    def noting(*arguments: Any, **options: Any) -> Any:
+        seen.append(original(*arguments, **options).rule)
+        return original(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert, "mapped", noting)
+        assert run(["eval", folder, "--board", "rpu-baseline", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["chip"], seen) == ("restored", ["packed"])
+    assert said["test_accuracy"] == trained_to
+
+
+def test_a_run_from_before_there_was_a_choice_of_mapping_stays_packed() -> None:
+    values = config().plain()
+    assert RunConfig.from_plain(values).settings.mapping == "auto"
+    del values["settings"]["mapping"]
+    assert RunConfig.from_plain(values).settings.mapping == "packed"
 
 
 def test_evaluating_a_run_on_another_chip_programs_it(

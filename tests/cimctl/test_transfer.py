@@ -22,7 +22,7 @@ from cimctl.algorithms import ALGORITHMS
 from cimctl.algorithms.settings import Settings, parse
 from cimctl.algorithms.transfer import TikiTaka, Transfer
 from cimctl.analog.fast_array import FastArray
-from cimctl.analog.in_memory import InMemoryLayer, Use
+from cimctl.analog.in_memory import InMemoryLayer
 from cimctl.cli.root import run
 from cimctl.training import checkpoint
 from cimctl.training.config import RunConfig
@@ -248,9 +248,9 @@ def test_the_means_follow_the_largest_inputs_and_errors() -> None:
     assert state.d_mean == 0.5
 
 
-def learn(b: Bench, x: Numbers, d: Numbers, places: int = 1) -> None:
+def learn(b: Bench, x: Numbers, d: Numbers) -> None:
     """One step from (vectors, inputs) and (vectors, outputs) descent directions."""
-    b.layer.tape.append(Use(np.float32(x), np.float32(d), places))
+    b.layer.tape.append((torch.from_numpy(np.float32(x)), np.float32(d)))
     b.algorithm.step()
 
 
@@ -278,29 +278,38 @@ def test_lambda_a_falls_where_a_batch_passes_between_two_reads_of_a_line(bench: 
     assert abs(b.algorithm.pulses - wanted) < 5 * (8 * wanted) ** 0.5
 
 
+@pytest.fixture
+def gains(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Every lambda_H from here on."""
+    found: list[float] = []
+    plain = TikiTaka._transferred
+
+    def noted(self: TikiTaka, number: int, state: Any, lines: Any, read: Any, gain: float) -> Any:
+        found.append(gain)
+        return plain(self, number, state, lines, read, gain)
+
+    monkeypatch.setattr(TikiTaka, "_transferred", noted)
+    return found
+
+
 @pytest.mark.parametrize(
     ("vectors", "read_every", "every"), [(10, 5, 5), (7, 5, 5), (40, 2, 10), (1, 1, 1)]
 )
 def test_lambda_h_is_the_papers(
-    bench: Make, vectors: int, read_every: int, every: float, monkeypatch: pytest.MonkeyPatch
+    bench: Make, vectors: int, read_every: int, every: float, gains: list[float]
 ) -> None:
     """``lambda n_s n / (gamma_0 delta_W)``; n_s is longer where a batch reads each line once."""
     b = bench("ttv2", nn.Linear(4, 2), read_every=read_every, lr=0.3, transfer_damping=50.0)
-    gains: list[float] = []
-    plain = b.algorithm._transferred
-
-    def noted(number: int, state: Any, lines: Any, read: Any, gain: float) -> Numbers:
-        gains.append(gain)
-        return plain(number, state, lines, read, gain)
-
-    monkeypatch.setattr(b.algorithm, "_transferred", noted)
     learn(b, np.ones((vectors, 4)), np.ones((vectors, 2)))
     assert gains == [pytest.approx(0.3 * every * 4 / (50 * DELTA))]
-    gains.clear()
-    places = np.ones((12 * vectors, 4)), np.ones((12 * vectors, 2))
-    learn(b, *places, places=12)
-    images = max(vectors, read_every * 4 / 12)
-    assert gains == [pytest.approx(0.3 * images / (50 * DELTA))]
+
+
+def test_the_places_of_an_image_are_one_input_to_lambda_h(bench: Make, gains: list[float]) -> None:
+    """Ten images of 12 places: each of the 4 lines is read once in 10 images."""
+    b = bench("ttv2", nn.Conv2d(4, 2, 1), read_every=5, lr=0.3, transfer_damping=50.0)
+    b.layer.tape.append((torch.ones(10, 4, 3, 4), np.ones((120, 2), dtype=np.float32)))
+    b.algorithm.step()
+    assert gains == [pytest.approx(0.3 * 10 / (50 * DELTA))]
 
 
 # --- the fast array ------------------------------------------------------------------------------

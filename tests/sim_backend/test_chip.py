@@ -258,18 +258,21 @@ def test_the_largest_sums_are_exact(differential: bool) -> None:
     assert totals == [full - 255, *[full] * (len(totals) - 1)]
 
 
+@pytest.mark.parametrize("uses", [1, 4])
 @pytest.mark.parametrize(("channels", "kernel"), [(28, 3), (10, 5), (256, 1)])
 def test_large_convolutions_are_exact_whatever_algorithm_multiplies(
-    channels: int, kernel: int
+    channels: int, kernel: int, uses: int
 ) -> None:
     """Fast convolution algorithms would round; every sum of the planes must be a whole number."""
     chip = chip_of(QUIET_TALL, 3)
-    window = Window(channels, 12, 12, kernel, kernel, 1, 1, 1, 1, 0, 0, 0, 0)
+    # Small enough to be unrolled where several regions multiply it.
+    size = 7 + kernel
+    window = Window(channels, size, size, kernel, kernel, 1, 1, 1, 1, 0, 0, 0, 0)
     rows = channels * kernel * kernel
     region = Region(0, 0, rows, 0, 64)
     weight = chip._weight(region, Product(SLOT, (region,), 1, False, False, window))
-    pixels = np.random.default_rng(3).integers(200, 256, (2, channels, 12, 12))
-    feed = Feed(torch.from_numpy(pixels.astype(np.float32)), window, 0, rows)
+    pixels = np.random.default_rng(3).integers(200, 256, (2, channels, size, size))
+    feed = Feed(torch.from_numpy(pixels.astype(np.float32)), window, 0, rows, uses)
     vectors = unrolled(pixels, window)
     expected = vectors @ weight.numpy().astype(np.int64).T
     assert np.array_equal(feed.sums(weight), expected.transpose(0, 2, 1))
