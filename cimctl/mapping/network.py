@@ -113,5 +113,5 @@ def _layers(name: str, module: nn.Module, seen: _Seen) -> list[Layer]:
     # Each group is a matrix of its own.
     area, groups = module.kernel_size[0] * module.kernel_size[1], module.groups
     inputs, outputs = module.in_channels // groups * area, module.out_channels // groups
-    names = [name] if groups == 1 else [f"{name}, group {i}" for i in range(groups)]
+    names = [name] if groups == 1 else [f"{name}.{i}" for i in range(groups)]
     return [Layer(Demand(own, inputs, outputs, area), *work) for own in names]

@@ -303,7 +303,7 @@ def test_a_finished_run_says_how_its_weights_moved(
         (["lenet", "--board", "emu", "--update", "agad"], "Give MODEL, or --run, or --update"),
         (["--run", "nowhere"], "is no summary of a finished run"),
         (["lenet", "--board", "brram-soc", "--algorithm", "sgd"], "transposed"),
-        (["vgg8", "--board", "brram-256x64", "--mapping", "packed"], "{tiles: 78}"),
+        (["vgg8", "--board", "brram-256x64", "--mapping", "packed"], "3924 too few"),
     ],
 )
 def test_a_wrong_question_about_a_network_is_told(
@@ -311,3 +311,20 @@ def test_a_wrong_question_about_a_network_is_told(
 ) -> None:
     assert run(["estimate", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_each_group_of_a_convolution_is_a_matrix_of_its_own() -> None:
+    layers = layers_of(nn.Sequential(nn.Conv2d(6, 8, 3, groups=2)), (6, 5, 5))
+    assert [layer.demand.name for layer in layers] == ["0.0", "0.1"]
+    assert [(layer.demand.inputs, layer.demand.outputs) for layer in layers] == [(27, 4)] * 2
+    assert [layer.vectors for layer in layers] == [9, 9]
+
+
+def test_an_image_tells_signs_gradients_and_uses() -> None:
+    network = MODELS["lstm"]
+    cell, head = layers_of(network.factory(), network.input_shape)
+    assert (cell.vectors, cell.backward, cell.signed) == (28, 27, True)
+    assert (head.vectors, head.backward, head.signed) == (1, 1, True)
+    vgg = layers_of(MODELS["vgg8"].factory(), MODELS["vgg8"].input_shape)
+    assert [layer.backward for layer in vgg][:2] == [0, 1024]
+    assert not any(layer.signed for layer in vgg)

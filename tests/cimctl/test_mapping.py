@@ -32,6 +32,7 @@ from cimctl.mapping.choose import fits, mapped, without_limit
 from cimctl.mapping.demand import EVERY_ROW, Avoid, Demand, Geometry, read_avoid
 from cimctl.mapping.plan import Plan
 from cimctl.mapping.rules import Copies
+from cimctl.models import build
 from sim_backend.chip import Chip
 from sim_backend.firmware import Firmware
 
@@ -171,7 +172,7 @@ def test_as_printed_two_copies_share_an_array_also_without_columns_for_both() ->
         (LENET, Geometry(4, 64, 64), "paper", "take 6 arrays, the board has 4, 2 too few"),
         (LENET, Geometry(4, 64, 64), "paper", "mapping packed"),
         ([Demand("a", 200, 100, 1)], Geometry(4, 64, 64), "auto", "brram-256x64"),
-        ([Demand("a", 4608, 512, 9)], Geometry(16, 256, 64), "auto", "{tiles: 304}"),
+        ([Demand("a", 63000, 3200, 9)], Geometry(16, 256, 64), "auto", "{tiles: 25000}"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_says_by_how_much_and_what_would_hold_it(
@@ -295,6 +296,27 @@ def test_a_mapped_convolution_is_the_digital_one_to_the_converters_resolution(
     # The bound is one of resolution: it is far below what the layer can compute.
     reach = float(weight.abs().flatten(1).sum(1).max() * inputs.abs().max())
     assert float(limit.max()) < 0.02 * reach
+
+
+@pytest.mark.parametrize("rule", ["paper", "packed"])
+def test_a_mapped_network_is_the_digital_one(rule: Any) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(4, 1, 28, 28)
+    with opened(QUIET, 3) as (board, _):
+        model = convert.convert(build("lenet"), board, Settings(mapping=rule, saturation=0.0))
+        convert.read_weights(model, 1.2)
+        digital = build("lenet")
+        with torch.no_grad():
+            pairs = zip(convert.analog_layers(model), (digital[0], digital[3], digital[7]),
+                        strict=True)  # type: ignore[index]  # fmt: skip
+            for mine, plain in pairs:
+                plain.weight.copy_(mine.weight * mine.scale)
+                plain.bias.copy_(mine.bias)
+            for _ in range(30):
+                # The ranges widen until nothing saturates.
+                model(images)
+            found, wanted = model.eval()(images), digital(images)
+    assert float((found - wanted).std()) < 0.03 * float(wanted.std())
 
 
 # --- the command ---------------------------------------------------------------------------------
