@@ -17,6 +17,7 @@ class Counts:
         verify_reads: readings of single cells during programming.
         pulses: SET and RESET pulses.
         pulse_width_ns: the widths of all pulses together.
+        conversions: ADC conversions of products.
     """
 
     steps: int = 0
@@ -24,6 +25,7 @@ class Counts:
     verify_reads: int = 0
     pulses: int = 0
     pulse_width_ns: int = 0
+    conversions: int = 0
 
 
 def time_ns(profile: Profile, counts: Counts) -> int:
@@ -39,10 +41,13 @@ def time_ns(profile: Profile, counts: Counts) -> int:
 
 
 def energy_pJ(profile: Profile, counts: Counts) -> int:
-    """Chip energy: tile operations, readings of single columns, and pulses."""
-    operation = profile.costs.tile_operation_nJ * 1000
+    """Chip energy: tile operations, conversions, readings of single columns, and pulses."""
+    costs = profile.costs
+    operation = costs.tile_operation_nJ * 1000
+    conversion = costs.conversion_pJ + costs.column_charge_pJ + costs.shift_add_pJ
     return round(
         counts.tile_operations * operation
+        + counts.conversions * conversion
         + counts.verify_reads * operation / profile.chip.columns
-        + counts.pulses * profile.costs.pulse_pJ
+        + counts.pulses * costs.pulse_pJ
     )

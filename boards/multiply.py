@@ -19,11 +19,11 @@ from boards.driver import Driver, Pending
 from boards.errors import UnsupportedError, UsageError
 from firmware_protocol import messages as m
 from firmware_protocol.constants import Capability
-from firmware_protocol.geometry import answer_bits, output_size, unrolled_size
+from firmware_protocol.geometry import answer_bits, column_weights, output_size, unrolled_size
 from firmware_protocol.packing import fitting_count, pack_codes, packed_size, unpack_codes
 
 Codes = npt.NDArray[Any]
-TRANSPOSED, DIFFERENTIAL, SIGNED = 1, 2, 4
+TRANSPOSED, DIFFERENTIAL, SIGNED, GROUPS, TERNARY = 1, 2, 4, 8, 16
 _REQUEST_HEAD = len(m.VmmRequest(0, 0, 8, 1, 1, m.Window(), (), b"").encode())
 _ANSWER_HEAD = len(m.VmmResponse(8, 0, b"").encode())
 _NO_WINDOW = m.Window()
@@ -38,12 +38,14 @@ class Matrix:
         row_blocks: how many row blocks form one sum.
         differential: columns are pairs, the first minus the second.
         transposed: inputs at the columns, outputs at the rows.
+        group: columns of a group, whose codes the board adds by HELLO's column weights; 0: none.
     """
 
     regions: tuple[m.Region, ...]
     row_blocks: int = 1
     differential: bool = True
     transposed: bool = False
+    group: int = 0
 
     @cached_property
     def blocks(self) -> int:
@@ -57,8 +59,7 @@ class Matrix:
         columns = len(self.regions) // self.row_blocks
         rows_in_all = sum(r.rows for r in self.regions[::columns])
         columns_in_all = sum(r.columns for r in self.regions[:columns])
-        if self.differential:
-            columns_in_all //= 2
+        columns_in_all //= 2 if self.differential else max(1, self.group)
         return (columns_in_all, rows_in_all) if self.transposed else (rows_in_all, columns_in_all)
 
     def input_blocks(self) -> list[Matrix]:
@@ -101,6 +102,7 @@ class Multiplier:
         self._description = description
         self._room = max_payload
         self._offers = Capability(description.capabilities)
+        self._group = len(column_weights(description.column_weights))
 
     def multiply(
         self,
@@ -111,6 +113,7 @@ class Multiplier:
         bits: int,
         window: m.Window | None = None,
         signed: bool = False,
+        ternary: bool = False,
     ) -> Products:
         """Multiplies a batch.
 
@@ -122,29 +125,42 @@ class Multiplier:
             bits: bits of an input code.
             window: how images become vectors.
             signed: whether codes may be negative.
+            ternary: whether signed codes go as planes of -1, 0 and 1, the lowest code being left
+                out, and not as planes of two's complement.
 
         Raises:
             UsageError: the shapes do not fit, or no single vector fits into a payload.
             UnsupportedError: the board lacks something that cannot be done here.
         """
-        self._check(matrix, codes, window)
+        self._check(matrix, codes, window, ternary)
         if signed and Capability.SIGNED_INPUTS not in self._offers:
             return self._by_sign(matrix, codes, slot, bits, window)
         if matrix.blocks > 1 and Capability.ROW_BLOCK_SUMS not in self._offers:
-            return self._by_block(matrix, codes, slot, bits, window, signed)
+            return self._by_block(matrix, codes, slot, bits, window, signed, ternary)
         flags = (
-            TRANSPOSED * matrix.transposed + DIFFERENTIAL * matrix.differential + SIGNED * signed
+            TRANSPOSED * matrix.transposed
+            + DIFFERENTIAL * matrix.differential
+            + SIGNED * signed
+            + GROUPS * bool(matrix.group)
+            + TERNARY * ternary
         )
-        request = _Request(matrix, flags, slot, bits, self._description.adc_bits, self._room)
+        request = _Request(matrix, flags, slot, bits, self._description.answer_bits, self._room)
         pieces = list(self._pieces(request, codes, window))
         return self._exchange(request, pieces, codes, window)
 
-    def _check(self, matrix: Matrix, codes: Codes, window: m.Window | None) -> None:
+    def _check(self, matrix: Matrix, codes: Codes, window: m.Window | None, ternary: bool) -> None:
         inputs = matrix.shape[0]
         if matrix.transposed and Capability.TRANSPOSED not in self._offers:
             raise UnsupportedError("The board does not multiply by the transposed array")
         if matrix.differential and Capability.DIFFERENTIAL not in self._offers:
             raise UnsupportedError("The board does not convert differential pairs")
+        if matrix.group and matrix.group != self._group:
+            raise UnsupportedError(
+                f"The board adds no groups of {matrix.group} columns",
+                next=f"Its groups have {self._group} columns" if self._group else "It has none",
+            )
+        if ternary and Capability.TERNARY not in self._offers:
+            raise UnsupportedError("The board takes no ternary planes")
         if window is None:
             fits = codes.ndim == 2 and codes.shape[1] == inputs
         else:
@@ -174,6 +190,7 @@ class Multiplier:
         bits: int,
         window: m.Window | None,
         signed: bool,
+        ternary: bool,
     ) -> Products:
         vectors = codes if window is None else unrolled(codes, window)
         total: Products | None = None
@@ -181,7 +198,12 @@ class Multiplier:
         for block in matrix.input_blocks():
             size = block.shape[0]
             part = self.multiply(
-                block, vectors[:, first : first + size], slot=slot, bits=bits, signed=signed
+                block,
+                vectors[:, first : first + size],
+                slot=slot,
+                bits=bits,
+                signed=signed,
+                ternary=ternary,
             )
             total = (
                 part
@@ -261,12 +283,12 @@ class _Request:
     flags: int
     slot: int
     bits: int
-    adc_bits: int
+    block_bits: int
     room: int
 
     @property
     def answer_bits(self) -> int:
-        return answer_bits(self.adc_bits, self.matrix.blocks)
+        return answer_bits(self.block_bits, self.matrix.blocks)
 
     def message(self, piece: _Piece) -> m.VmmRequest:
         return m.VmmRequest(

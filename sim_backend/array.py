@@ -1,4 +1,5 @@
-"""The conductances of a tile as its converters see them: warm, behind wires and input drivers.
+"""The conductances of a tile as its converters see them: warm, behind wires and input drivers,
+each cell a little off.
 
 A product is linear in its inputs, so wires and drivers turn the array into another matrix.  It is
 rounded to integers, as the cells are, so that sums stay exact.  Read noise is that of the cells
@@ -37,8 +38,10 @@ class Arrays:
         self._warm = mismatch.drifted(faults.conductance_ppm_per_K, mismatch.warmer_by(faults))
         self._wired = faults.row_wire_ohm > 0 or faults.column_wire_ohm > 0
         changed = self._warm != 1.0 or self._wired or faults.dac_gain_variation > 0
+        changed = changed or faults.cell_mismatch > 0
         self._plain_products = not changed
         self._plain_readings = self._warm == 1.0 and not faults.sneak_ratio
+        self._mismatch: dict[int, Floats] = {}
         self._products: dict[tuple[int, bool], tuple[int, Units]] = {}
         self._readings: dict[int, tuple[int, Floats]] = {}
 
@@ -85,6 +88,8 @@ class Arrays:
     def _effective(self, tile: int, transposed: bool) -> Units:
         faults = self._profile.imperfections
         seen = self._cells[tile] * self._warm
+        if faults.cell_mismatch:
+            seen = seen * self._mismatched(tile)
         if self._wired:
             unit = self._profile.microsiemens(1)
             drop = wires.effective(seen * unit, faults.row_wire_ohm, faults.column_wire_ohm)
@@ -95,11 +100,18 @@ class Arrays:
         whole: Units = np.clip(np.rint(seen), 0, self._largest(transposed)).astype(np.int32)
         return whole
 
+    def _mismatched(self, tile: int) -> Floats:
+        """(rows, columns) factors of the cells, theirs for good."""
+        if tile not in self._mismatch:
+            self._mismatch[tile] = mismatch.cells(self._profile, self._seed, tile)
+        return self._mismatch[tile]
+
     def _largest(self, transposed: bool) -> int:
         """The largest conductance whose sums over all inputs are exact; above full scale."""
         chip = self._profile.chip
         inputs = chip.columns if transposed else chip.rows
-        return 256 * (_EXACT // (inputs * ((1 << chip.input_bits) - 1)))
+        digit = 1 if self._profile.plane_conversions else (1 << chip.input_bits) - 1
+        return 256 * (_EXACT // (inputs * digit))
 
 
 def _place(region: Region) -> tuple[slice, slice]:

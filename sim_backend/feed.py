@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - the name that torch users know
 
 from firmware_protocol.geometry import output_size
 from firmware_protocol.messages import Region, Window
+from sim_backend.planes import Coding
 from sim_backend.power import window_power
 
 Tensor = torch.Tensor
@@ -36,6 +37,9 @@ class Product:
         row_blocks: how many row blocks form one sum.
         transposed, differential: which way, and whether columns are pairs.
         window: how images become vectors; None for vectors.
+        group: weights of the columns that form an output; empty: each column, or pair, is one.
+        coding: how input codes become planes that are converted each by itself; None: whole codes
+            are converted.
     """
 
     slot: Slot
@@ -44,6 +48,18 @@ class Product:
     transposed: bool
     differential: bool
     window: Window | None
+    group: tuple[int, ...] = ()
+    coding: Coding | None = None
+
+    @property
+    def steps(self) -> int:
+        """Operations of the array, one after the other, that one vector takes."""
+        return len(self.coding.weights) if self.coding else 1
+
+    @property
+    def columns_each(self) -> int:
+        """Columns of an output."""
+        return 2 if self.differential else max(1, len(self.group))
 
 
 class Feed:
