@@ -57,7 +57,9 @@ class ChipSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Geometry and converters."""
 
     tiles: Annotated[int, Meta(ge=1, le=65535)]
-    rows: Annotated[int, Meta(ge=1, le=4096)]
+    #: of bit cells, 3,000 are summed exactly in the emulator's single-precision products; of others
+    #: see ``_EXACT_ROWS``
+    rows: Annotated[int, Meta(ge=1, le=3000)]
     columns: Annotated[int, Meta(ge=2, le=256, multiple_of=2)]
     input_bits: Annotated[int, Meta(ge=1, le=8)]
     adc_bits: Annotated[int, Meta(ge=2, le=12)]

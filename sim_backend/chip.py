@@ -265,7 +265,7 @@ class Chip:
             and how many conversions saturated.
         """
         outputs = sum(self._outputs(product, r) for r in self._grid(product)[0])
-        batch, places, shape = self._out_shape(product, len(codes))
+        batch, places = self._places(product, len(codes))
         blocks = len(self._grid(product))
         wide = answer_bits(self.profile.answer_bits, blocks) > 16
         out = np.zeros((batch, outputs, places), dtype=np.int32 if wide else np.int16)
@@ -273,7 +273,9 @@ class Chip:
         for plane, (weight, part) in enumerate(applied(codes, product.coding)):
             saturated += self._apply(product, torch.from_numpy(part), plane, weight, out)
         self._count_product(product, batch * places, saturated, outputs)
-        return out.reshape(shape[0], outputs, *shape[1:]), saturated
+        if product.window is None:
+            return out[0].T, saturated
+        return out.reshape(batch, outputs, *output_size(product.window)), saturated
 
     def _apply(self, product: Product, inputs: Tensor, plane: int, weight: int, out: Codes) -> int:
         """Converts what the inputs of one operation give, and adds it up.
@@ -293,7 +295,7 @@ class Chip:
             size = self._inputs(product, row[0])
             feed = Feed(inputs, product.window, first_input, size)
             noisy = self._read_variance(product) > 0
-            power = feed.power() if noisy else feed.no_power(out.shape[2])
+            power = feed.power() if noisy else np.zeros(out[:, 0].shape, dtype=np.float32)
             at = 0
             for j, region in enumerate(row):
                 end = at + self._outputs(product, region)
@@ -305,6 +307,7 @@ class Chip:
                     out[:, at:end],
                     self._line_errors(product, region),
                     _adding(product, weight, end - at),
+                    self._arrays.step,
                 )
                 at = end
             first_input += size
@@ -328,7 +331,10 @@ class Chip:
         return (columns, region.rows) if product.transposed else (region.rows, columns)
 
     def _weight(self, region: Region, product: Product) -> Tensor:
-        """(2 * conversions, inputs) float32: high bytes of the conductances, then low bytes."""
+        """(2 * conversions, inputs) float32: high bytes of the conductances, then low bytes.
+
+        Where conductances come in steps, (conversions, inputs): how many.
+        """
         place = (region, product.transposed, product.differential)
         version = self._versions[region.tile]
         known = self._weights.get(place)
@@ -338,8 +344,9 @@ class Chip:
         if product.differential:
             g = g[:, 0::2] - g[:, 1::2]
         lines = g if product.transposed else g.T
-        split = np.concatenate([lines >> 8, lines & 255]).astype(np.float32)
-        weight = torch.from_numpy(split)
+        step = self._arrays.step
+        parts = [lines // step] if step else [lines >> 8, lines & 255]
+        weight = torch.from_numpy(np.concatenate(parts).astype(np.float32))
         if len(self._weights) >= _WEIGHT_CACHE:
             self._weights.clear()
         self._weights[place] = (version, weight)
@@ -402,11 +409,12 @@ class Chip:
         return Positions(self._convert_keys[region.tile], first, stride, line)
 
     @staticmethod
-    def _out_shape(product: Product, batch: int) -> tuple[int, int, tuple[int, ...]]:
+    def _places(product: Product, batch: int) -> tuple[int, int]:
+        """Batch and places of the sums; vectors are places of a batch of one."""
         if product.window is None:
-            return batch, 1, (batch,)
+            return 1, batch
         height, width = output_size(product.window)
-        return batch, height * width, (batch, height, width)
+        return batch, height * width
 
     # ------------------------------------------------------------------ bookkeeping
 

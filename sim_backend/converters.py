@@ -69,6 +69,7 @@ def convert_planes(
     out: Codes,
     errors: LineErrors | None = None,
     adding: Adding | None = None,
+    step: int = 0,
 ) -> int:
     """Converts sums and adds the codes to ``out``.
 
@@ -78,7 +79,7 @@ def convert_planes(
 
     Args:
         sums: (batch, 2 * conversions, places), exact integers; the first half of the conversions
-            counts 256, the second half 1.
+            counts 256, the second half 1.  With a step: (batch, conversions, places).
         power: (batch, places), sum of the squared input codes of each vector (zeros will do where
             the read variance is zero).
         settings: gain, range and noise.
@@ -87,13 +88,15 @@ def convert_planes(
         out: (batch, outputs, places), added to.
         errors: (conversions,) each, of the converters; None where they have none.
         adding: what becomes of the codes; None: each is an output.
+        step: what each sum counts; 0: they come in halves.
 
     Returns:
         How many conversions saturated.
     """
     gain = settings.multiplier * 2.0**-settings.shift
     gains, offsets, bows = errors or (_NONE, _NONE, _NONE)
-    group, weights = adding or (1, np.ones(sums.shape[1] // 2, dtype=np.int32))
+    conversions = sums.shape[1] if step else sums.shape[1] // 2
+    group, weights = adding or (1, np.ones(conversions, dtype=np.int32))
     return int(
         _convert(
             sums,
@@ -113,6 +116,8 @@ def convert_planes(
             bows,
             group,
             weights,
+            # Of a sum and of what stands so many lines behind it, which is none with a step.
+            (float(step), 0.0, 0) if step else (256.0, 1.0, conversions),
             out,
         )
     )
@@ -132,9 +137,10 @@ def bowed(share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
 def _convert(  # type: ignore[no-untyped-def]  # numba infers
     sums, power, table, key, first, stride, column, gain, low, high, read, adc, gains, offsets,
-    bows, group, weights, out,
+    bows, group, weights, counting, out,
 ):  # fmt: skip
-    batch, conversions, places = sums.shape[0], sums.shape[1] // 2, sums.shape[2]
+    batch, conversions, places = sums.shape[0], weights.size, sums.shape[2]
+    first_counts, second_counts, behind = counting
     middle, half = (low + high + 1.0) / 2.0, (high - low + 1.0) / 2.0
     noisy = read > 0.0 or adc > 0.0
     straight = gains.size == 0
@@ -167,8 +173,9 @@ def _convert(  # type: ignore[no-untyped-def]  # numba infers
                         deviate[p] = table[np.int32((hashed[p] >> shift) & np.uint64(0xFFFF))]
                 if straight:
                     for p in range(places):
-                        total = np.float64(sums[b, j + k, p]) * 256.0 + np.float64(
-                            sums[b, conversions + j + k, p]
+                        total = (
+                            np.float64(sums[b, j + k, p]) * first_counts
+                            + np.float64(sums[b, behind + j + k, p]) * second_counts
                         )
                         total += np.rint(deviate[p] * sigma[p])
                         code = np.rint(total * gain)
@@ -178,8 +185,9 @@ def _convert(  # type: ignore[no-untyped-def]  # numba infers
                 else:
                     own, offset, bow = gains[j + k], offsets[j + k], bows[j + k]
                     for p in range(places):
-                        total = np.float64(sums[b, j + k, p]) * 256.0 + np.float64(
-                            sums[b, conversions + j + k, p]
+                        total = (
+                            np.float64(sums[b, j + k, p]) * first_counts
+                            + np.float64(sums[b, behind + j + k, p]) * second_counts
                         )
                         total += np.rint(deviate[p] * sigma[p])
                         level = total * own
@@ -201,11 +209,13 @@ def convert_planes_numpy(
     out: Codes,
     errors: LineErrors | None = None,
     adding: Adding | None = None,
+    step: int = 0,
 ) -> int:
     """The oracle of ``convert_planes``: same arguments, same bits."""
-    batch, conversions, places = sums.shape[0], sums.shape[1] // 2, sums.shape[2]
     whole = sums.astype(np.int64)
-    total = whole[:, :conversions] * 256 + whole[:, conversions:]
+    batch, lines, places = whole.shape
+    conversions = lines if step else lines // 2
+    total = whole * step if step else whole[:, :conversions] * 256 + whole[:, conversions:]
     if settings.read_variance > 0 or settings.adc_variance > 0:
         variance = np.full((batch, places), settings.adc_variance)
         if settings.read_variance > 0:

@@ -73,7 +73,6 @@ class Feed:
 
     def __init__(self, inputs: Tensor, window: Window | None, first: int, size: int) -> None:
         self._window = window
-        self._batch = len(inputs)
         if window is None:
             self._vectors = inputs[:, first : first + size]
             return
@@ -87,9 +86,9 @@ class Feed:
             self._unrolled = F.unfold(padded, **_window_arguments(window))[:, first : first + size]
 
     def sums(self, weight: Tensor) -> npt.NDArray[np.float32]:
-        """(batch, 2 * outputs, places) exact sums."""
+        """(batch, lines of the weight, places) exact sums; vectors are places of one batch."""
         if self._window is None:
-            return (self._vectors @ weight.T).unsqueeze(2).numpy()
+            return (weight @ self._vectors.T).unsqueeze(0).numpy()
         if not self._whole_channels:
             return (weight @ self._unrolled).numpy()
         w = self._window
@@ -103,15 +102,12 @@ class Feed:
         return result.flatten(2).numpy()
 
     def power(self) -> npt.NDArray[np.float32]:
-        """(batch, places) sums of squared input codes."""
+        """(batch, places) sums of squared input codes; vectors are places of one batch."""
         if self._window is None:
-            return self._vectors.square().sum(1, keepdim=True).numpy()
+            return self._vectors.square().sum(1).unsqueeze(0).numpy()
         if not self._whole_channels:
             return self._unrolled.square().sum(1).numpy()
         return window_power(self._image.numpy(), self._window, *output_size(self._window))
-
-    def no_power(self, places: int) -> npt.NDArray[np.float32]:
-        return np.zeros((self._batch, places), dtype=np.float32)
 
 
 def _window_arguments(window: Window) -> dict[str, tuple[int, int]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from firmware_protocol.geometry import plane_weights
 
-Codes = npt.NDArray[np.generic]
+Codes = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,8 @@ def applied(codes: Codes, coding: Coding | None) -> Iterator[tuple[int, npt.NDAr
     if coding is None:
         yield 1, codes.astype(np.float32)
         return
-    whole = codes.astype(np.int32)
-    bits, signs = (np.abs(whole), np.sign(whole)) if coding.ternary else (whole, None)
+    # Shifts of the narrow integers that codes arrive in take in their sign.
+    bits, signs = (np.abs(codes), np.sign(codes)) if coding.ternary else (codes, None)
     for k, weight in enumerate(coding.weights):
         plane = (bits >> k) & 1
         yield weight, (plane if signs is None else plane * signs).astype(np.float32)

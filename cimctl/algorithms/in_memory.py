@@ -33,7 +33,7 @@ class InMemory(Algorithm):
     """Pulsed updates of arrays that live on the chip only."""
 
     NEEDS = frozenset({Opcode.VMM, Opcode.PULSE, Opcode.PROGRAM, Opcode.READ, Opcode.CONFIGURE})
-    CAPABILITIES = Capability.TRANSPOSED | Capability.SIGNED_INPUTS
+    CAPABILITIES = Capability.TRANSPOSED | Capability.SIGNED_INPUTS | Capability.DIFFERENTIAL
     IN_MEMORY = True
     INITIAL_BOUND = 2.45
 

@@ -133,7 +133,7 @@ def test_a_value_of_a_wrong_type_names_key_and_expectation(
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("chip.rows", 4097, "<= 4096"),
+        ("chip.rows", 3001, "<= 3000"),
         ("chip.rows", 0, ">= 1"),
         ("chip.columns", 63, "multiple of 2"),
         ("chip.adc_bits", 13, "<= 12"),
