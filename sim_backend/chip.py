@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -253,7 +254,7 @@ class Chip:
 
     # ------------------------------------------------------------------ products
 
-    def multiply(self, product: Product, codes: npt.NDArray[np.generic]) -> tuple[Codes, int]:
+    def multiply(self, product: Product, codes: npt.NDArray[np.integer[Any]]) -> tuple[Codes, int]:
         """Multiplies a batch by the conductances.
 
         Args:
