@@ -264,15 +264,8 @@ class Board:
             )
         low, high = self.description.target_low, self.description.target_high
         targets = np.where(bits_of(weights, self.column_weights), high, low)
-        across = len(matrix.regions) // matrix.row_blocks
-        row = 0
-        for first in range(0, len(matrix.regions), across):
-            column, line = 0, matrix.regions[first : first + across]
-            for r in line:
-                part = targets[row : row + r.rows, column : column + r.columns]
-                self.tiles[r.tile].program_region(r, part)
-                column += r.columns
-            row += line[0].rows
+        for region, place in matrix.places():
+            self.tiles[region.tile].program_region(region, targets[place])
 
     # ------------------------------------------------------------------ emulated time
 

@@ -62,6 +62,17 @@ class Matrix:
         columns_in_all //= 2 if self.differential else max(1, self.group)
         return (columns_in_all, rows_in_all) if self.transposed else (rows_in_all, columns_in_all)
 
+    def places(self) -> Iterator[tuple[m.Region, tuple[slice, slice]]]:
+        """Each region, and which rows and columns of all cells together it holds."""
+        columns = len(self.regions) // self.row_blocks
+        row = 0
+        for first in range(0, len(self.regions), columns):
+            column, line = 0, self.regions[first : first + columns]
+            for r in line:
+                yield r, (slice(row, row + r.rows), slice(column, column + r.columns))
+                column += r.columns
+            row += line[0].rows
+
     def input_blocks(self) -> list[Matrix]:
         """One matrix for each block of inputs; their products add up to this one's."""
         columns = len(self.regions) // self.row_blocks

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cimctl.cli.integers import check_groups, targets_of, weights_of_cells
 from cimctl.cli.options import board_options, chosen_board, json_option, seed_option, show
 
 if TYPE_CHECKING:
@@ -140,10 +141,10 @@ def read(
     with opened_tile(values, tile) as (board, opened):
         region = region_of(opened, row, column, rows, columns)
         if integers:
-            _check_groups(board, region)
+            check_groups(board, region)
         units = opened.read(region, samples)
         conductances = board.profile.microsiemens(1) * units
-        weights = _weights(board, conductances) if integers else None
+        weights = weights_of_cells(board, conductances) if integers else None
     if weights is not None:
         said = {"tile": tile, "shape": list(weights.shape)}
         _deliver(json, "cimctl.read/1", said, "weights", weights, output)
@@ -231,10 +232,10 @@ def program(
         raise UsageError(f"A tolerance of {tolerance} uS cannot be met", next="Give a positive one")
     with opened_tile(values, tile) as (board, opened):
         if integers:
-            targets = _targets_of(board, read_integers(input, -(1 << 15), (1 << 15) - 1))
+            targets = targets_of(board, read_integers(input, -(1 << 15), (1 << 15) - 1))
         region = region_of(opened, row, column, *targets.shape)
         if integers:
-            _check_groups(board, region)
+            check_groups(board, region)
         programming = board.profile.programming
         chosen = np.argwhere(~np.isnan(targets))
         wanted = targets[chosen[:, 0], chosen[:, 1]]
@@ -249,7 +250,7 @@ def program(
         )
         readings = np.full(targets.shape, np.nan)
         readings[chosen[:, 0], chosen[:, 1]] = board.profile.microsiemens(1) * done.readings
-        weights = _weights(board, readings) if integers else None
+        weights = weights_of_cells(board, readings) if integers else None
     said = {
         "tile": tile,
         "cells": len(chosen),
@@ -264,47 +265,6 @@ def program(
     )
     name, found = ("conductances_uS", readings) if weights is None else ("weights", weights)
     _deliver(json, "cimctl.program/1", said, name, found, output)
-
-
-def _targets_of(board: Board, weights: Any) -> Any:
-    """Conductances, in microsiemens, of the bits of integer weights."""
-    from boards.bits import bits_of
-
-    low, high = (board.profile.microsiemens(g) for g in
-                 (board.description.target_low, board.description.target_high))  # fmt: skip
-    return low + (high - low) * bits_of(weights, _column_weights(board))
-
-
-def _weights(board: Board, conductances: Any) -> Any:
-    """Integer weights of the bits that cells hold."""
-    from boards.bits import weights_of
-
-    middle = (board.description.target_low + board.description.target_high) / 2
-    bits = conductances > board.profile.microsiemens(middle)
-    return weights_of(bits, _column_weights(board)).astype(float)
-
-
-def _column_weights(board: Board) -> tuple[int, ...]:
-    from boards.errors import UsageError
-
-    if not board.column_weights:
-        raise UsageError(
-            f"The board '{board.hello.model}' adds no groups of columns: it holds no integers",
-            left="Nothing was programmed",
-            next="Give conductances, without --integers",
-        )
-    return board.column_weights
-
-
-def _check_groups(board: Board, region: Region) -> None:
-    from boards.errors import UsageError
-
-    size = len(_column_weights(board))
-    if region.columns % size or region.column % size:
-        raise UsageError(
-            f"{region.columns} columns from {region.column} are no groups of {size}",
-            next=f"Give multiples of {size}",
-        )
 
 
 def _check_targets(board: Board, wanted: Any, input: Path) -> None:
@@ -469,7 +429,7 @@ def vmm(
                 next="Give even numbers, or --single",
             )
         if group:
-            _check_groups(board, region)
+            check_groups(board, region)
         matrix = Matrix((region,), differential=pairs, transposed=transpose, group=group)
         (low, high), unit = board.profile.adc_span, board.profile.span_unit
         span = high if span is None else span
