@@ -23,14 +23,21 @@ class Demand:
     Attributes:
         name: name of the layer.
         inputs: length of its unrolled input.
-        outputs: outputs, a differential pair of columns each.
+        outputs: outputs, a differential pair or a group of columns each.
         channel: inputs of one whole input channel (kernel area; 1 for a linear layer).
+        group: columns of a group; 0: pairs.
     """
 
     name: str
     inputs: int
     outputs: int
     channel: int
+    group: int = 0
+
+    @property
+    def columns_each(self) -> int:
+        """Columns of an output."""
+        return self.group or 2
 
 
 def place(demands: Sequence[Demand], description: Description) -> list[Matrix]:
@@ -39,23 +46,27 @@ def place(demands: Sequence[Demand], description: Description) -> list[Matrix]:
     Raises:
         UsageError: the layers do not fit; says by how much.
     """
-    free = [description.columns] * description.tiles
+    free = dict.fromkeys(range(description.tiles), description.columns)
     matrices = []
     for demand in demands:
         rows = row_blocks(demand, description.rows)
-        columns = column_blocks(demand.outputs, description.columns // 2)
+        each = demand.columns_each
+        columns = column_blocks(demand.outputs, description.columns // each)
         regions: list[Region] = []
         used: set[int] = set()
         for count in rows:
             for outputs in columns:
-                tile = _roomiest(free, used, 2 * outputs)
+                start = {t: _aligned(description.columns - left, each) for t, left in free.items()}
+                room = {t: description.columns - at for t, at in start.items()}
+                tile = _roomiest(room, used, each * outputs)
                 if tile is None:
                     raise _too_large(demands, demand, description)
-                start = description.columns - free[tile]
-                regions.append(Region(tile, 0, count, start, 2 * outputs))
-                free[tile] -= 2 * outputs
+                regions.append(Region(tile, 0, count, start[tile], each * outputs))
+                free[tile] = room[tile] - each * outputs
                 used.add(tile)
-        matrices.append(Matrix(tuple(regions), row_blocks=len(rows)))
+        matrices.append(
+            Matrix(tuple(regions), len(rows), differential=not demand.group, group=demand.group)
+        )
     return matrices
 
 
@@ -75,11 +86,16 @@ def column_blocks(outputs: int, limit: int) -> list[int]:
 
 def columns_needed(demand: Demand, description: Description) -> int:
     """Columns, of full height, that a layer takes."""
-    return 2 * demand.outputs * len(row_blocks(demand, description.rows))
+    return demand.columns_each * demand.outputs * len(row_blocks(demand, description.rows))
 
 
-def _roomiest(free: list[int], used: set[int], needed: int) -> int | None:
-    fitting = [tile for tile, columns in enumerate(free) if columns >= needed]
+def _aligned(column: int, each: int) -> int:
+    """The first column from there on at which a pair or group may begin."""
+    return -(-column // each) * each
+
+
+def _roomiest(free: dict[int, int], used: set[int], needed: int) -> int | None:
+    fitting = [tile for tile, columns in free.items() if columns >= needed]
     return min(fitting, key=lambda t: (t in used, -free[t], t), default=None)
 
 

@@ -179,8 +179,29 @@ UPDATING = with_chip(HASTY, capabilities=(*HASTY.chip.capabilities, "OUTER"))
         {"capabilities": ()},
         {"capabilities": ("SIGNED_INPUTS", "LOAD")},
         {"capabilities": UPDATING.chip.capabilities},
+        {"capabilities": (*UPDATING.chip.capabilities, "GROUPS"), "column_weights": (5, -3, 1)},
+        {
+            "input_coding": "bit-planes",
+            "capabilities": ("SIGNED_INPUTS", "TERNARY", "TRANSPOSED", "LOAD", "ROW_BLOCK_SUMS"),
+        },
+        {
+            "input_coding": "bit-planes",
+            "capabilities": ("SIGNED_INPUTS", "TERNARY", "GROUPS", "IMAGES"),
+            "column_weights": (-2, 1),
+            "input_bits": 3,
+        },
     ],
-    ids=["smallest", "fine-adc", "coarse", "nothing-offered", "little-offered", "all-offered"],
+    ids=[
+        "smallest",
+        "fine-adc",
+        "coarse",
+        "nothing-offered",
+        "little-offered",
+        "all-offered",
+        "groups-of-whole-codes",
+        "planes",
+        "planes-of-groups",
+    ],
 )
 @pytest.mark.parametrize("profile", [HASTY, NATIVE], ids=["noisy", "ideal"])
 def test_other_geometries_pass(profile: Profile, changed: dict[str, Any]) -> None:

@@ -112,3 +112,34 @@ def test_board_info_names_the_weights_of_a_group(cimctl: Call) -> None:
     assert "PULSE" not in described["opcodes"]
     plain = json.loads(cimctl("board", "info", "--board", "emu", "--json")[1])["description"]
     assert plain["column_weights"] == [] and plain["answer_bits"] == plain["adc_bits"]
+
+
+def test_layers_of_integers_are_placed_in_whole_groups_and_multiply_side_by_side() -> None:
+    from boards.board import Board
+    from boards.links import InProcessLink
+    from cimctl.analog.placement import Demand, place
+
+    rng = np.random.default_rng(3)
+    profile = catalogue.load("cap-imc-16nm")
+    chip = msgspec.structs.replace(profile.chip, adc_bits=12, adc_span_cells=(64.0, 4095.0))
+    none = {"adc_noise_lsb": 0.0, "cell_mismatch": 0.0, "column_noise_uS": 0.0, "adc_inl_lsb": 0.0}
+    faults = msgspec.structs.replace(profile.imperfections, **none)
+    profile = msgspec.structs.replace(profile, chip=chip, imperfections=faults)
+    demands = [
+        Demand("pairs", 20, 3, 1), Demand("tall", 2000, 70, 1, 4), Demand("small", 90, 30, 9, 4),
+    ]  # fmt: skip
+    with Board(profile, InProcessLink(Firmware(Chip(profile)))) as board:
+        board.power_up()
+        pairs, *layers = place(demands, board.description)
+        assert pairs.differential and not pairs.group
+        weights = [rng.integers(-8, 8, layer.shape) for layer in layers]
+        for layer, values in zip(layers, weights, strict=True):
+            board.program_integers(layer, values)
+        board.configure(1, 1 / 65535)
+        for layer, values in zip(layers, weights, strict=True):
+            codes = rng.integers(-8, 8, (6, layer.shape[0]))
+            found = board.multiply(layer, codes, slot=1, bits=4, signed=True)
+            assert (found.codes == codes @ values).all()
+    used = [(r.tile, c) for p in (pairs, *layers) for r in p.regions
+            for c in range(r.column, r.column + r.columns)]  # fmt: skip
+    assert len(used) == len(set(used))
