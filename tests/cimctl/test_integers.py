@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 
 from boards import catalogue
+from boards.board import Board
+from boards.links import InProcessLink
+from cimctl.analog.placement import Demand, place
 from cimctl.cli.root import run
 from sim_backend.chip import Chip
 from sim_backend.firmware import Firmware
@@ -115,10 +118,6 @@ def test_board_info_names_the_weights_of_a_group(cimctl: Call) -> None:
 
 
 def test_layers_of_integers_are_placed_in_whole_groups_and_multiply_side_by_side() -> None:
-    from boards.board import Board
-    from boards.links import InProcessLink
-    from cimctl.analog.placement import Demand, place
-
     rng = np.random.default_rng(3)
     profile = catalogue.load("cap-imc-16nm")
     chip = msgspec.structs.replace(profile.chip, adc_bits=12, adc_span_cells=(64.0, 4095.0))

@@ -17,7 +17,7 @@ from boards.board import Board
 from boards.costs import Counts, energy_pJ
 from boards.errors import DeviceError, UnsupportedError, UsageError
 from boards.links import InProcessLink
-from boards.multiply import Matrix
+from boards.multiply import Matrix, unrolled
 from boards.profile import Profile
 from firmware_protocol import messages as m
 from firmware_protocol.constants import Detail, Opcode
@@ -129,10 +129,11 @@ def test_images_are_unrolled_into_planes() -> None:
         board.program_integers(matrix, weights)
         board.configure(1, ONE)
         done = board.multiply(matrix, images, slot=1, window=window, bits=4)
-        from boards.multiply import unrolled
-
-        vectors = unrolled(images, window)
-    expected = (vectors @ weights).reshape(3, *done.codes.shape[2:], 5).transpose(0, 3, 1, 2)
+    expected = (
+        (unrolled(images, window) @ weights)
+        .reshape(3, *done.codes.shape[2:], 5)
+        .transpose(0, 3, 1, 2)
+    )
     assert (done.codes == expected).all()
 
 
