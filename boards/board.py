@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from boards import limits, recovery
+from boards.bits import bits_of
 from boards.capture import CaptureWriter
 from boards.description import GAIN_MARGIN
 from boards.driver import Driver, LinkStatistics
@@ -32,6 +33,7 @@ from boards.profile import Profile
 from boards.tile import CELL_SLOT, Tile
 from firmware_protocol import messages as m
 from firmware_protocol.constants import Capability, Opcode
+from firmware_protocol.geometry import column_weights
 
 #: what the chip's time, 63 bits of nanoseconds, holds
 _LONGEST_WAIT_S = 9e9
@@ -213,6 +215,7 @@ class Board:
         slot: int,
         window: m.Window | None = None,
         signed: bool = False,
+        ternary: bool = False,
         bits: int | None = None,
     ) -> Products:
         """Multiplies a batch of vectors or images (``Multiplier.multiply``)."""
@@ -223,10 +226,46 @@ class Board:
             bits=bits or self.description.input_bits,
             window=window,
             signed=signed,
+            ternary=ternary,
         )
         self.traffic.packed_tx += products.packed_tx
         self.traffic.packed_rx += products.packed_rx
         return products
+
+    # ------------------------------------------------------------------ integer weights
+
+    @property
+    def column_weights(self) -> tuple[int, ...]:
+        """Weights of the columns of a group; empty where the board adds none."""
+        return column_weights(self.description.column_weights)
+
+    def program_integers(self, matrix: Matrix, weights: Codes) -> None:
+        """Writes integer weights as bits over the columns of groups.
+
+        A product of them is ``codes / (gain * 65535)``, with the gain of the slot (``configure``).
+
+        Args:
+            matrix: where they go, of groups.
+            weights: (inputs, outputs) integers.
+
+        Raises:
+            UnsupportedError: the board adds no groups, or not these.
+            UsageError: a weight is beyond what a group holds, or the shapes do not fit.
+        """
+        if not matrix.group or matrix.group != len(self.column_weights):
+            raise UnsupportedError(
+                f"The board '{self.hello.model}' adds no such groups of columns",
+                left="Nothing was programmed",
+            )
+        if weights.shape != matrix.shape:
+            raise UsageError(
+                f"Weights of shape {weights.shape} do not fit a matrix of {matrix.shape}",
+                left="Nothing was programmed",
+            )
+        low, high = self.description.target_low, self.description.target_high
+        targets = np.where(bits_of(weights, self.column_weights), high, low)
+        for region, place in matrix.places():
+            self.tiles[region.tile].program_region(region, targets[place])
 
     # ------------------------------------------------------------------ emulated time
 

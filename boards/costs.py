@@ -47,6 +47,7 @@ def product(
     *,
     transposed: bool = False,
     differential: bool = True,
+    planes: int = 1,
 ) -> Counts:
     """What products with a matrix take.
 
@@ -59,19 +60,21 @@ def product(
         vectors: how many are multiplied.
         transposed: inputs at the columns, outputs at the rows.
         differential: columns are pairs.
+        planes: array operations that one vector takes, each with conversions of its own.
     """
-    each = profile.chip.pair_conversions if differential else 1
+    each = planes * (profile.chip.pair_conversions if differential else 1)
     applied: dict[int, set[tuple[int, int, int]]] = {}
     for number, line in enumerate(grid):
         for r in line:
             lines = (r.column, r.columns) if transposed else (r.row, r.rows)
             applied.setdefault(r.tile, set()).add((number, *lines))
     loads = [len(operations) for operations in applied.values()]
-    outputs = sum(r.rows if transposed else r.columns // (1 + differential) for r in grid[0])
+    width = 1 + differential
+    converted = sum(r.rows if transposed else r.columns // width for r in grid[0])
     return Counts(
         steps=vectors * max(loads) * each,
         tile_operations=vectors * sum(loads) * each,
-        conversions=vectors * len(grid) * outputs * each,
+        conversions=vectors * len(grid) * converted * each,
     )
 
 
@@ -88,12 +91,15 @@ def time_ns(profile: Profile, counts: Counts) -> int:
 
 
 def energy_pJ(profile: Profile, counts: Counts) -> int:
-    """Chip energy: tile operations, readings of single columns, and pulses."""
-    operation = profile.costs.tile_operation_nJ * 1000
+    """Chip energy: tile operations, conversions, readings of single columns, and pulses."""
+    costs = profile.costs
+    operation = costs.tile_operation_nJ * 1000
+    conversion = costs.conversion_pJ + costs.column_charge_pJ + costs.shift_add_pJ
     return round(
         counts.tile_operations * operation
+        + counts.conversions * conversion
         + counts.verify_reads * operation / profile.chip.columns
-        + counts.pulses * profile.costs.pulse_pJ
+        + counts.pulses * costs.pulse_pJ
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from boards.profile import Profile
 from firmware_protocol import messages as m
 from firmware_protocol.constants import Capability, Opcode
+from firmware_protocol.geometry import packed_column_weights
 
 #: how much wider than the profile's the range of gains is, so that rounding to 16 bits stays inside
 GAIN_MARGIN = 2.0**-15
@@ -30,8 +31,10 @@ def describe(profile: Profile) -> m.Description:
     """The description that the emulator sends and that a firmware is built with."""
     chip, limits, units = profile.chip, profile.limits, profile.units
     offered = capabilities(profile)
-    opcodes = [o for o in m.REQUESTS if _NEEDS.get(Opcode(o), Capability(0)) in offered]
-    low, high = (profile.gain(span) for span in reversed(chip.adc_span_uA))
+    opcodes = {o for o in m.REQUESTS if _NEEDS.get(Opcode(o), Capability(0)) in offered}
+    if not profile.device.PULSED:
+        opcodes -= {Opcode.PULSE}
+    low, high = (profile.gain(span) for span in reversed(profile.adc_span))
     low, high = low * (1 - GAIN_MARGIN), high * (1 + GAIN_MARGIN)
     return m.Description(
         capabilities=int(offered),
@@ -60,4 +63,8 @@ def describe(profile: Profile) -> m.Description:
         lifetime_soft=limits.lifetime_soft,
         lifetime_pulses=limits.lifetime_pulses,
         lease=limits.lease_ms,
+        answer_bits=profile.answer_bits,
+        plane_conversions=int(profile.plane_conversions),
+        levels=profile.device.LEVELS,
+        column_weights=packed_column_weights(chip.column_weights),
     )

@@ -80,6 +80,10 @@ class DeviceSettings(
 
     #: whether the model keeps a finer state than the 16-bit conductance
     FINE: ClassVar[bool] = False
+    #: whether open-loop pulses move its cells
+    PULSED: ClassVar[bool] = True
+    #: conductances that a cell holds, evenly from ``low_uS`` to ``high_uS``; 0: any between them
+    LEVELS: ClassVar[int] = 0
 
     low_uS: NonNegative
     high_uS: Positive
@@ -107,6 +111,13 @@ class BulkRram(DeviceSettings, frozen=True, kw_only=True, tag="bulk-rram"):
     set_step: Fraction
     reset_step: Fraction
     nominal_width_ns: Positive
+
+
+class BitCells(DeviceSettings, frozen=True, kw_only=True, tag="bit-cells"):
+    """Memory cells of one bit, each with a capacitor that it puts to its column or not."""
+
+    PULSED: ClassVar[bool] = False
+    LEVELS: ClassVar[int] = 2
 
 
 class StepSettings(DeviceSettings, frozen=True, kw_only=True):
@@ -260,7 +271,7 @@ class PhaseChange(StepSettings, frozen=True, kw_only=True, tag="phase-change"):
 
 
 BUILT_IN: tuple[type[DeviceSettings], ...] = (
-    IdealSteps, BulkRram, ConstantStep, LinearStep, SoftBounds, SoftBoundsReference,
+    IdealSteps, BulkRram, BitCells, ConstantStep, LinearStep, SoftBounds, SoftBoundsReference,
     ExponentialStep, PowerStep, PiecewiseStep, PhaseChange,
 )  # fmt: skip
 

@@ -101,6 +101,7 @@ def header(profile: Profile) -> str:
     Raises:
         ProfileError: the firmware's integer arithmetic cannot hold the profile.
     """
+    _check_kind(profile)
     description = describe(profile)
     data = ", ".join(f"0x{byte:02x}" for byte in description.encode())
     low, high = (profile.units(g) for g in profile.device.initial_uS)
@@ -245,6 +246,24 @@ def _run(arguments: list[str]) -> None:
             f"{arguments[0]} cannot compile the firmware: {outcome.stderr.strip()[-600:]}",
             next="Report this with the compiler's version",
         )
+
+
+def _check_kind(profile: Profile) -> None:
+    """Refuses a profile of what the firmware's dispatcher does not do."""
+    costs = profile.costs
+    wrong = {
+        "chip.input_coding": profile.plane_conversions,
+        "chip.column_weights": bool(profile.chip.column_weights),
+        "device.model": bool(profile.device.LEVELS) or not profile.device.PULSED,
+        "costs.conversion_pJ": costs.conversion_pJ + costs.column_charge_pJ + costs.shift_add_pJ,
+    }
+    for key, there in wrong.items():
+        if there:
+            raise ProfileError(
+                f"Profile '{profile.name}': key '{key}' says what the C firmware does not do: it "
+                "converts whole sums of cells that pulses move",
+                next="Take the emulator of this profile (cimctl emu serve)",
+            )
 
 
 def _whole(profile: Profile, key: str, value: float) -> int:

@@ -20,11 +20,11 @@ from boards.driver import Driver, Pending
 from boards.errors import UnsupportedError, UsageError
 from firmware_protocol import messages as m
 from firmware_protocol.constants import Capability
-from firmware_protocol.geometry import answer_bits, output_size, unrolled_size
+from firmware_protocol.geometry import answer_bits, column_weights, output_size, unrolled_size
 from firmware_protocol.packing import fitting_count, pack_codes, packed_size, unpack_codes
 
 Codes = npt.NDArray[Any]
-TRANSPOSED, DIFFERENTIAL, SIGNED = 1, 2, 4
+TRANSPOSED, DIFFERENTIAL, SIGNED, GROUPS, TERNARY = 1, 2, 4, 8, 16
 _REQUEST_HEAD = len(m.VmmRequest(0, 0, 8, 1, 1, m.Window(), (), b"").encode())
 _ANSWER_HEAD = len(m.VmmResponse(8, 0, b"").encode())
 _NO_WINDOW = m.Window()
@@ -41,12 +41,14 @@ class Matrix:
         row_blocks: how many row blocks form one sum.
         differential: columns are pairs, the first minus the second.
         transposed: inputs at the columns, outputs at the rows.
+        group: columns of a group, whose codes the board adds by HELLO's column weights; 0: none.
     """
 
     regions: tuple[m.Region, ...]
     row_blocks: int = 1
     differential: bool = True
     transposed: bool = False
+    group: int = 0
 
     @cached_property
     def blocks(self) -> int:
@@ -60,14 +62,24 @@ class Matrix:
         columns = len(self.regions) // self.row_blocks
         rows_in_all = sum(r.rows for r in self.regions[::columns])
         columns_in_all = sum(r.columns for r in self.regions[:columns])
-        if self.differential:
-            columns_in_all //= 2
+        columns_in_all //= 2 if self.differential else max(1, self.group)
         return (columns_in_all, rows_in_all) if self.transposed else (rows_in_all, columns_in_all)
 
     @property
     def grid(self) -> list[tuple[m.Region, ...]]:
         """Regions by block of inputs, then by block of outputs."""
         return [block.regions for block in self.input_blocks()]
+
+    def places(self) -> Iterator[tuple[m.Region, tuple[slice, slice]]]:
+        """Each region, and which rows and columns of all cells together it holds."""
+        columns = len(self.regions) // self.row_blocks
+        row = 0
+        for first in range(0, len(self.regions), columns):
+            column, line = 0, self.regions[first : first + columns]
+            for r in line:
+                yield r, (slice(row, row + r.rows), slice(column, column + r.columns))
+                column += r.columns
+            row += line[0].rows
 
     def input_blocks(self) -> list[Matrix]:
         """One matrix for each block of inputs; their products add up to this one's."""
@@ -109,6 +121,7 @@ class Multiplier:
         self._description = description
         self._room = max_payload
         self._offers = Capability(description.capabilities)
+        self._group = len(column_weights(description.column_weights))
 
     def multiply(
         self,
@@ -119,6 +132,7 @@ class Multiplier:
         bits: int,
         window: m.Window | None = None,
         signed: bool = False,
+        ternary: bool = False,
     ) -> Products:
         """Multiplies a batch.
 
@@ -130,30 +144,43 @@ class Multiplier:
             bits: bits of an input code.
             window: how images become vectors.
             signed: whether codes may be negative.
+            ternary: whether signed codes go as planes of -1, 0 and 1, the lowest code being left
+                out, and not as planes of two's complement.
 
         Raises:
             UsageError: the shapes do not fit, or no single vector fits into a payload.
             UnsupportedError: the board lacks something that cannot be done here.
         """
-        self._check(matrix, codes, window)
+        self._check(matrix, codes, window, ternary)
         if signed and Capability.SIGNED_INPUTS not in self._offers:
             return self._by_sign(matrix, codes, slot, bits, window)
         if matrix.blocks > 1 and Capability.ROW_BLOCK_SUMS not in self._offers:
-            return self._by_block(matrix, codes, slot, bits, window, signed)
+            return self._by_block(matrix, codes, slot, bits, window, signed, ternary)
         flags = (
-            TRANSPOSED * matrix.transposed + DIFFERENTIAL * matrix.differential + SIGNED * signed
+            TRANSPOSED * matrix.transposed
+            + DIFFERENTIAL * matrix.differential
+            + SIGNED * signed
+            + GROUPS * bool(matrix.group)
+            + TERNARY * ternary
         )
-        request = _Request(matrix, flags, slot, bits, self._description.adc_bits, self._room)
+        request = _Request(matrix, flags, slot, bits, self._description.answer_bits, self._room)
         unrolls = window is not None and self._unrolls(request, window)
         pieces = self._pieces(request, codes, window, unrolls)
         return self._exchange(request, pieces, len(codes), window, unrolls)
 
-    def _check(self, matrix: Matrix, codes: Codes, window: m.Window | None) -> None:
+    def _check(self, matrix: Matrix, codes: Codes, window: m.Window | None, ternary: bool) -> None:
         inputs = matrix.shape[0]
         if matrix.transposed and Capability.TRANSPOSED not in self._offers:
             raise UnsupportedError("The board does not multiply by the transposed array")
         if matrix.differential and Capability.DIFFERENTIAL not in self._offers:
             raise UnsupportedError("The board does not convert differential pairs")
+        if matrix.group and matrix.group != self._group:
+            raise UnsupportedError(
+                f"The board adds no groups of {matrix.group} columns",
+                next=f"Its groups have {self._group} columns" if self._group else "It has none",
+            )
+        if ternary and Capability.TERNARY not in self._offers:
+            raise UnsupportedError("The board takes no ternary planes")
         if window is None:
             fits = codes.ndim == 2 and codes.shape[1] == inputs
         else:
@@ -183,6 +210,7 @@ class Multiplier:
         bits: int,
         window: m.Window | None,
         signed: bool,
+        ternary: bool,
     ) -> Products:
         vectors = codes if window is None else unrolled(codes, window)
         total: Products | None = None
@@ -190,7 +218,12 @@ class Multiplier:
         for block in matrix.input_blocks():
             size = block.shape[0]
             part = self.multiply(
-                block, vectors[:, first : first + size], slot=slot, bits=bits, signed=signed
+                block,
+                vectors[:, first : first + size],
+                slot=slot,
+                bits=bits,
+                signed=signed,
+                ternary=ternary,
             )
             total = (
                 part
@@ -286,12 +319,12 @@ class _Request:
     flags: int
     slot: int
     bits: int
-    adc_bits: int
+    block_bits: int
     room: int
 
     @property
     def answer_bits(self) -> int:
-        return answer_bits(self.adc_bits, self.matrix.blocks)
+        return answer_bits(self.block_bits, self.matrix.blocks)
 
     def message(self, piece: _Piece) -> m.VmmRequest:
         return m.VmmRequest(

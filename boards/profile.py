@@ -20,6 +20,7 @@ from boards.device_settings import (
     Positive,
     StepSettings,
 )
+from firmware_protocol.geometry import conversion_ends, plane_weights
 
 if TYPE_CHECKING:
     _AnyDevice = DeviceSettings
@@ -27,11 +28,16 @@ else:
     # Which struct it is depends on the model, also on one of another package; see ``decode``.
     _AnyDevice = Any
 
+Whole = Annotated[int, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
+ColumnWeight = Annotated[int, Meta(ge=-128, le=127)]
 CapabilityName = Literal[
     "TRANSPOSED", "IMAGES", "ROW_BLOCK_SUMS", "SIGNED_INPUTS", "SNAPSHOT", "DIFFERENTIAL", "LOAD",
-    "WAIT", "OUTER",
+    "WAIT", "OUTER", "GROUPS", "TERNARY",
 ]  # fmt: skip
+#: inputs of 8 bits and conductances of 16 whose sums are exact in the emulator's single-precision
+#: products, where the whole code is converted at once
+_EXACT_ROWS = 256
 
 
 class LinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,36 +53,41 @@ class LinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     baud: Count = 115200
 
 
-class ChipSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ChipSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Geometry and converters."""
 
     tiles: Annotated[int, Meta(ge=1, le=65535)]
-    #: 256 rows of 8-bit inputs and 16-bit conductances are the most whose sums are exact in the
-    #: emulator's single-precision products
-    rows: Annotated[int, Meta(ge=1, le=256)]
+    #: of bit cells, 3,000 are summed exactly in the emulator's single-precision products; of others
+    #: see ``_EXACT_ROWS``
+    rows: Annotated[int, Meta(ge=1, le=3000)]
     columns: Annotated[int, Meta(ge=2, le=256, multiple_of=2)]
     input_bits: Annotated[int, Meta(ge=1, le=8)]
     adc_bits: Annotated[int, Meta(ge=2, le=12)]
     columns_per_adc: Count
     #: inputs as one-bit pulses one after the other, or as one pulse as long as the code; the sums
-    #: are the same, the time is not (``Profile.step_ns``)
-    input_coding: Literal["bit-serial", "pulse-width"]
+    #: are the same, the time is not (``Profile.step_ns``); or as bit planes that are converted each
+    #: by itself, and then shifted and added
+    input_coding: Literal["bit-serial", "pulse-width", "bit-planes"]
     pair_conversions: Literal[1, 2]
     slots: Annotated[int, Meta(ge=1, le=255)]
     #: microsiemens that the 16-bit conductance 65535 stands for
     conductance_full_scale_uS: Positive
-    #: smallest and largest settable span of the ADC, microamperes from its lowest to highest code
-    adc_span_uA: tuple[Positive, Positive]
     capabilities: tuple[CapabilityName, ...]
+    #: smallest and largest settable span of the ADC, microamperes from its lowest to highest code
+    adc_span_uA: tuple[Positive, Positive] | None = None
+    #: the same of a converter of charge, in cells of full conductance at inputs of 1
+    adc_span_cells: tuple[Positive, Positive] | None = None
+    #: significance of each column of a group, whose codes the chip adds
+    column_weights: Annotated[tuple[ColumnWeight, ...], Meta(max_length=8)] = ()
 
 
-class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What firmware and host refuse to pass."""
+class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What firmware and host refuse to pass; a device without pulses leaves theirs out."""
 
     read_voltage_mV: Annotated[int, Meta(ge=1, le=5000)]
-    amplitude_mV: tuple[Count, Count]
-    width_ns: tuple[Count, Count]
-    pulses_per_command: Annotated[int, Meta(ge=1, le=32767)]
+    amplitude_mV: tuple[Whole, Whole] = (0, 0)
+    width_ns: tuple[Whole, Whole] = (0, 0)
+    pulses_per_command: Annotated[int, Meta(ge=0, le=32767)] = 0
     cycles: Annotated[int, Meta(ge=1, le=255)]
     #: pulses of a cell in its life; 0: no budget
     lifetime_pulses: Annotated[int, Meta(ge=0, lt=1 << 32)]
@@ -86,15 +97,18 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lease_ms: Annotated[int, Meta(ge=0, lt=1 << 32)]
 
 
-class ProgrammingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Write-verify, and the window of conductances that weights use."""
+class ProgrammingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Write-verify, and the window of conductances that weights use.
+
+    A device without pulses leaves ramp and width out.
+    """
 
     read_voltage_mV: Count
     word_line: Annotated[int, Meta(ge=0, le=1023)]
     window_uS: tuple[NonNegative, Positive]
-    ramp_mV: tuple[Count, Count]
-    ramp_step_mV: Count
-    width_ns: Count
+    ramp_mV: tuple[Whole, Whole] = (0, 0)
+    ramp_step_mV: Whole = 0
+    width_ns: Whole = 0
     tolerance_uS: Positive
     cycles_training: Count
     cycles_characterising: Count
@@ -117,6 +131,10 @@ class Imperfections(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cycle_variation: NonNegative
     #: share of the cells that do not move
     stuck_fraction: Fraction
+    #: spread of what products see of a cell, relative and for good; no reading shows it
+    cell_mismatch: Annotated[float, Meta(ge=0, le=0.2)] = 0.0
+    #: of one conversion whatever its inputs (kT/C of a column), in cells at an input of 1
+    column_noise_uS: NonNegative = 0.0
     #: spread of the gain of the columns' converters, relative
     adc_gain_variation: Annotated[float, Meta(ge=0, le=0.2)] = 0.0
     #: spread of their offset, in steps of the ADC
@@ -143,8 +161,14 @@ class CostSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: one clock cycle of a conversion
     cycle_ns: NonNegative
     tile_operation_nJ: NonNegative
+    #: of a pulse, and of a write where cells hold bits
     pulse_ns: NonNegative
     pulse_pJ: NonNegative
+    #: of one conversion, beside the tile's operation: the converter, the charge of its column,
+    #: and adding up its code
+    conversion_pJ: NonNegative = 0.0
+    column_charge_pJ: NonNegative = 0.0
+    shift_add_pJ: NonNegative = 0.0
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -164,10 +188,33 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def step_ns(self) -> float:
         """Time of one array operation: a cycle for each bit, or each length of a pulse, and one to
-        convert, for each column that shares a converter (arXiv 2305.14547: 8 x 9 x 10 ns)."""
+        convert, for each column that shares a converter (arXiv 2305.14547: 8 x 9 x 10 ns).
+
+        Bit planes are an operation each, of one cycle and one to convert.
+        """
         bits = self.chip.input_bits
-        cycles = bits + 1 if self.chip.input_coding == "bit-serial" else 1 << bits
-        return self.chip.columns_per_adc * cycles * self.costs.cycle_ns
+        cycles = {"bit-serial": bits + 1, "pulse-width": 1 << bits, "bit-planes": 2}
+        return self.chip.columns_per_adc * cycles[self.chip.input_coding] * self.costs.cycle_ns
+
+    @property
+    def plane_conversions(self) -> bool:
+        """Whether each bit plane of the inputs is converted by itself."""
+        return self.chip.input_coding == "bit-planes"
+
+    @property
+    def answer_bits(self) -> int:
+        """Bits that hold the answer of one row block: of one conversion or of several."""
+        chip = self.chip
+        ways = [(False, False), (True, False), (True, True)] if self.plane_conversions else [None]
+        most = 0
+        for way in ways:
+            digits = [1] if way is None else plane_weights(chip.input_bits, *way)
+            ends = conversion_ends(chip.adc_bits, unsigned=way is not None and not way[1])
+            terms = [w * c for w in digits for c in chip.column_weights or (1,)]
+            high = sum(max(t * end for end in ends) for t in terms)
+            low = sum(min(t * end for end in ends) for t in terms)
+            most = max(most, high.bit_length(), (~low).bit_length())
+        return most + 1
 
     def units(self, microsiemens: float) -> int:
         """A conductance in the chip's 16-bit integers, rounded to nearest."""
@@ -188,22 +235,35 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         code = volts / (1 << self.chip.input_bits)
         return code * self.chip.conductance_full_scale_uS / 65535
 
-    def gain(self, span_uA: float) -> float:
+    @property
+    def adc_span(self) -> tuple[float, float]:
+        """Smallest and largest settable span of the ADC, in ``span_unit``."""
+        span = self.chip.adc_span_uA or self.chip.adc_span_cells
+        assert span is not None  # ``contradictions``
+        return span
+
+    @property
+    def span_unit(self) -> str:
+        """Unit of the ADC's span: uA, or cells of full conductance."""
+        return "uA" if self.chip.adc_span_uA else "cells"
+
+    def gain(self, span: float) -> float:
         """ADC codes for each unit of the integer sum, at that span."""
-        return self.unit_current_uA * ((1 << self.chip.adc_bits) - 1) / span_uA
+        unit = self.unit_current_uA if self.chip.adc_span_uA else 1 / 65535
+        return unit * ((1 << self.chip.adc_bits) - 1) / span
 
 
 def contradictions(profile: Profile) -> list[tuple[str, str]]:
     """What the types cannot say: (key, what was expected) of each pair of values at odds."""
     p = profile
     checks = [
-        ("chip.adc_span_uA", "low below high", p.chip.adc_span_uA[0] <= p.chip.adc_span_uA[1]),
+        *_contradictions_of_chip(p.chip),
+        *(_contradictions_of_pulses(p) if p.device.PULSED else ()),
         (
-            "limits.amplitude_mV",
-            "low below high",
-            p.limits.amplitude_mV[0] <= p.limits.amplitude_mV[1],
+            "chip.capabilities",
+            "no OUTER: the device takes no pulses",
+            p.device.PULSED or "OUTER" not in p.chip.capabilities,
         ),
-        ("limits.width_ns", "low below high", p.limits.width_ns[0] <= p.limits.width_ns[1]),
         (
             "limits.lifetime_soft",
             "at most limits.lifetime_pulses",
@@ -227,14 +287,6 @@ def contradictions(profile: Profile) -> list[tuple[str, str]]:
             <= p.programming.window_uS[0]
             < p.programming.window_uS[1]
             <= p.device.high_uS,
-        ),
-        (
-            "programming.ramp_mV",
-            "start below stop, within limits.amplitude_mV",
-            p.limits.amplitude_mV[0]
-            <= p.programming.ramp_mV[0]
-            < p.programming.ramp_mV[1]
-            <= p.limits.amplitude_mV[1],
         ),
         (
             "programming.read_voltage_mV",
@@ -262,6 +314,53 @@ def contradictions(profile: Profile) -> list[tuple[str, str]]:
         within = low <= p.device.pulse.width_ns <= high
         checks.append(("device.pulse.width_ns", "within limits.width_ns", within))
     return [(key, expected) for key, expected, holds in checks if not holds]
+
+
+def _contradictions_of_chip(chip: ChipSettings) -> list[tuple[str, str, bool]]:
+    spans = [s for s in (chip.adc_span_uA, chip.adc_span_cells) if s is not None]
+    key = "chip.adc_span_uA" if chip.adc_span_cells is None else "chip.adc_span_cells"
+    planes = chip.input_coding == "bit-planes"
+    offered = chip.capabilities
+    return [
+        (key, "this or the other span, adc_span_uA or adc_span_cells", len(spans) == 1),
+        (key, "low below high", all(low <= high for low, high in spans)),
+        (
+            "chip.rows",
+            f"at most {_EXACT_ROWS} where the whole code is converted at once",
+            planes or chip.rows <= _EXACT_ROWS,
+        ),
+        (
+            "chip.column_weights",
+            "weights with the capability GROUPS, none without, none of them 0",
+            bool(chip.column_weights) == ("GROUPS" in offered) and 0 not in chip.column_weights,
+        ),
+        (
+            "chip.capabilities",
+            "no DIFFERENTIAL where planes are converted each by itself",
+            not (planes and "DIFFERENTIAL" in offered),
+        ),
+        (
+            "chip.capabilities",
+            "TERNARY with SIGNED_INPUTS and the input coding bit-planes alone",
+            "TERNARY" not in offered or (planes and "SIGNED_INPUTS" in offered),
+        ),
+    ]
+
+
+def _contradictions_of_pulses(p: Profile) -> list[tuple[str, str, bool]]:
+    amplitudes, widths, ramp = p.limits.amplitude_mV, p.limits.width_ns, p.programming.ramp_mV
+    return [
+        ("limits.amplitude_mV", "low below high", 1 <= amplitudes[0] <= amplitudes[1]),
+        ("limits.width_ns", "low below high", 1 <= widths[0] <= widths[1]),
+        ("limits.pulses_per_command", "at least 1", p.limits.pulses_per_command >= 1),
+        (
+            "programming.ramp_mV",
+            "start below stop, within limits.amplitude_mV",
+            amplitudes[0] <= ramp[0] < ramp[1] <= amplitudes[1],
+        ),
+        ("programming.ramp_step_mV", "at least 1", p.programming.ramp_step_mV >= 1),
+        ("programming.width_ns", "at least 1", p.programming.width_ns >= 1),
+    ]
 
 
 def decode(values: dict[str, Any]) -> Profile:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 #: configuration slot that reading and programming of single cells use
 CELL_SLOT = 0
+#: bytes of a PROGRAM and of a PULSE before their cells
+_PROGRAM_HEAD = _PULSE_HEAD = 24
+#: cells that an index of 16 bits tells apart
+_INDEXED = 1 << 16
 #: bytes of a LOAD before its conductances
 _LOAD_HEAD = 10
 #: bytes of an OUTER before its words
@@ -39,6 +43,15 @@ class Programmed:
     unconverged: int
     worn: int
     readings: npt.NDArray[np.uint16]
+
+
+class _Part(NamedTuple):
+    """Cells of one frame: ``within`` the region, ``place`` in the caller's list."""
+
+    region: m.Region
+    within: npt.NDArray[np.uint16]
+    values: npt.NDArray[Any]
+    place: npt.NDArray[np.intp]
 
 
 class Tile:
@@ -87,14 +100,51 @@ class Tile:
             tolerance: accepted distance from the target.
             read_back: whether to read each cell afterwards.
         """
+        parts = self._sparse(rows, columns, targets, head=_PROGRAM_HEAD)
         answers = [
             self.board.exchange_program(
                 m.ProgramRequest(
-                    CELL_SLOT, cycles, tolerance, int(read_back), region, index, values
+                    CELL_SLOT, cycles, tolerance, int(read_back), p.region, p.within, p.values
                 )
             )
-            for region, index, values in self._sparse(rows, columns, targets, head=24)
+            for p in parts
         ]
+        done = self._programmed(answers)
+        if read_back:
+            # Parts of a large tile come band by band, its cells in the caller's order.
+            ordered = np.empty_like(done.readings)
+            ordered[[cell for p in parts for cell in p.place]] = done.readings
+            done = replace(done, readings=ordered)
+        return done
+
+    def program_region(
+        self,
+        region: m.Region,
+        targets: npt.NDArray[Any],
+        *,
+        cycles: int | None = None,
+        tolerance: int | None = None,
+    ) -> Programmed:
+        """Write-verifies every cell of a region, with no word about where each is.
+
+        Args:
+            region: cells of this tile.
+            targets: (rows, columns) conductances.
+            cycles, tolerance: as in ``program``; None takes the profile's, of training.
+        """
+        programming = self.board.profile.programming
+        cycles = cycles or programming.cycles_training
+        if tolerance is None:
+            tolerance = self.board.profile.units(programming.tolerance_uS)
+        answers = []
+        for part in _row_parts(region, (self.board.room - _PROGRAM_HEAD) // 2):
+            top, left = part.row - region.row, part.column - region.column
+            values = targets[top : top + part.rows, left : left + part.columns].reshape(-1)
+            request = m.ProgramRequest(CELL_SLOT, cycles, tolerance, 0, part, (), values)
+            answers.append(self.board.exchange_program(request))
+        return self._programmed(answers)
+
+    def _programmed(self, answers: list[m.ProgramResponse]) -> Programmed:
         self.board.note_worn(sum(a.worn for a in answers))
         readings = [np.asarray(a.conductances, dtype=np.uint16) for a in answers]
         return Programmed(
@@ -118,8 +168,15 @@ class Tile:
         """Open-loop pulses: positive counts SET, negative ones RESET; returns how many of each.
 
         Raises:
+            UnsupportedError: the board gives no pulses.
             SafetyRefusal: a limit would be passed; nothing was sent.
         """
+        if not self.board.offers(Opcode.PULSE):
+            raise UnsupportedError(
+                f"The board '{self.board.hello.model}' gives no open-loop pulses (PULSE)",
+                left="Nothing was changed",
+                next="Program its cells",
+            )
         limits.check_pulses(
             self.board.profile.limits,
             self.board.description,
@@ -129,8 +186,10 @@ class Tile:
             width_ns=width_ns,
         )
         sets = resets = worn = 0
-        for region, index, values in self._sparse(rows, columns, counts, head=24):
-            request = m.PulseRequest(set_mV, reset_mV, width_ns, region, index, values)
+        for part in self._sparse(rows, columns, counts, head=_PULSE_HEAD):
+            request = m.PulseRequest(
+                set_mV, reset_mV, width_ns, part.region, part.within, part.values
+            )
             answer = self.board.exchange_pulse(request)
             sets += answer.set_pulses
             resets += answer.reset_pulses
@@ -240,8 +299,11 @@ class Tile:
         values: npt.NDArray[Any],
         *,
         head: int,
-    ) -> list[tuple[m.Region, npt.NDArray[np.uint16], npt.NDArray[Any]]]:
-        """Cuts a list of cells into frames: 4 bytes a cell, indices within the whole tile."""
+    ) -> list[_Part]:
+        """Cuts a list of cells into frames: 4 bytes a cell, indices within the whole tile.
+
+        A tile of more cells than an index holds goes in bands of rows.
+        """
         outside = (rows < 0) | (rows >= self.rows) | (columns < 0) | (columns >= self.columns)
         if np.any(outside):
             at = int(np.argmax(outside))
@@ -249,12 +311,18 @@ class Tile:
                 f"Cell ({rows[at]}, {columns[at]}) is not on a {self.rows} x {self.columns} tile",
                 left="Nothing was changed",
             )
-        index = (rows.astype(np.int64) * self.columns + columns).astype(np.uint16)
+        height = min(self.rows, _INDEXED // self.columns)
+        band, row = np.divmod(rows.astype(np.int64), height)
+        index = (row * self.columns + columns).astype(np.uint16)
         step = max(1, (self.board.room - head) // 4)
-        return [
-            (self.whole(), index[i : i + step], values[i : i + step])
-            for i in range(0, len(index), step)
-        ]
+        parts = []
+        for number in np.unique(band):
+            top = int(number) * height
+            region = m.Region(self.index, top, min(height, self.rows - top), 0, self.columns)
+            mine = np.flatnonzero(band == number)
+            chosen = (mine[i : i + step] for i in range(0, len(mine), step))
+            parts += [_Part(region, index[place], values[place], place) for place in chosen]
+        return parts
 
 
 def _row_parts(region: m.Region, room: int) -> list[m.Region]:

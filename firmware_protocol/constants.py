@@ -7,9 +7,9 @@ from __future__ import annotations
 from enum import IntEnum, IntFlag
 
 VERSION = 1
-SPEC_HASH = 0x7DA03CF228C9EEC6
-SPEC_DIGEST = "c6eec928f23ca07dadbdd5adf3b92183a09bd50163baa0e388bf3720e6808f7a"
-CRC_SEED = 0x28C9EEC6
+SPEC_HASH = 0x5A1ACF987CDB6F63
+SPEC_DIGEST = "636fdb7c98cf1a5a26c55cd05a38edd9a306ca150654eb27b9ca14d934968bbb"
+CRC_SEED = 0x7CDB6F63
 DELIMITER = 0x00
 PAYLOAD_XOR = 0x55
 CONDUCTANCE_BITS = 16
@@ -36,6 +36,7 @@ STREAM_DAC = 11
 STREAM_DAC_COLUMNS = 12
 STREAM_AGING = 13
 STREAM_DIFFUSION = 14
+STREAM_MISMATCH = 15
 IDEAL_STEP = 64
 UNROLLED_LIMIT = 268435456
 
@@ -94,6 +95,9 @@ class Detail(IntEnum):
     LOAD = 0x1C
     WAIT = 0x1E
     OUTER = 0x1F
+    PULSE = 0x20
+    GROUPS = 0x21
+    TERNARY = 0x22
     ORDER = 0x1D
 
 
@@ -109,6 +113,8 @@ class Capability(IntFlag):
     LOAD = 0x40
     OUTER = 0x100
     WAIT = 0x80
+    GROUPS = 0x200
+    TERNARY = 0x400
 
 
 class Opcode(IntEnum):
@@ -180,5 +186,8 @@ DETAIL_TEXT = {
     Detail.LOAD: "the board is no model: its cells cannot be set",
     Detail.WAIT: "the board is no model: its time cannot be advanced",
     Detail.OUTER: "the board has no update by coincidence",
+    Detail.PULSE: "the board gives no open-loop pulses",
+    Detail.GROUPS: "the board adds no groups of columns, or not these: transposed, or pairs too",
+    Detail.TERNARY: "the board takes no ternary planes, or a code has no magnitude in them",
     Detail.ORDER: "only LEASE and JOURNAL travel with sequence number 0, and they with no other",
 }

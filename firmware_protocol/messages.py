@@ -145,9 +145,17 @@ class Description:
         lifetime_soft: pulses of a cell from which it counts as worn; 0: none.
         lifetime_pulses: lifetime pulse budget of a cell; 0: none.
         lease: longest lease of the analog supplies; 0: none is needed (ms).
+        answer_bits: bits that hold the answer of one row block; those of a conversion, where it
+            is one.
+        plane_conversions: 1: each bit plane of the inputs is converted by itself, so that a plane
+            saturates; 0: the whole code at once.
+        levels: conductances that a cell holds, evenly from target_low to target_high; 0: any
+            between them.
+        column_weights: weights of the columns of a group, eight signed bytes, that of its first
+            column lowest; 0 behind the last.
     """
 
-    FORMAT: ClassVar[Struct] = Struct("<IQHHHBBBBBIIHHQQHHHIIHBIII")
+    FORMAT: ClassVar[Struct] = Struct("<IQHHHBBBBBIIHHQQHHHIIHBIIIBBHQ")
     capabilities: int = 0
     opcodes: int = 0
     tiles: int = 0
@@ -174,9 +182,13 @@ class Description:
     lifetime_soft: int = 0
     lifetime_pulses: int = 0
     lease: int = 0
+    answer_bits: int = 0
+    plane_conversions: int = 0
+    levels: int = 0
+    column_weights: int = 0
 
     def values(self) -> tuple[int, ...]:
-        return (self.capabilities, self.opcodes, self.tiles, self.rows, self.columns, self.input_bits, self.adc_bits, self.pair_conversions, self.slots, self.window, self.max_payload, self.conductance_full_scale, self.target_low, self.target_high, self.gain_low, self.gain_high, self.read_voltage_limit, self.amplitude_low, self.amplitude_high, self.width_low, self.width_high, self.pulses_per_command, self.cycles_limit, self.lifetime_soft, self.lifetime_pulses, self.lease,)
+        return (self.capabilities, self.opcodes, self.tiles, self.rows, self.columns, self.input_bits, self.adc_bits, self.pair_conversions, self.slots, self.window, self.max_payload, self.conductance_full_scale, self.target_low, self.target_high, self.gain_low, self.gain_high, self.read_voltage_limit, self.amplitude_low, self.amplitude_high, self.width_low, self.width_high, self.pulses_per_command, self.cycles_limit, self.lifetime_soft, self.lifetime_pulses, self.lease, self.answer_bits, self.plane_conversions, self.levels, self.column_weights,)
 
     @classmethod
     def from_values(cls, values: Sequence[int]) -> Self:
@@ -847,7 +859,8 @@ class ProgramRequest(Message):
     """PROGRAM, request: Write-verify of cells to target conductances. With no indices the
     targets are the region's cells row by row; else indices name cells within the region,
     row * columns + column, each once. A cell that reads within the tolerance is left alone.
-    A cell that does not converge within the cycles is accepted as it is.
+    A cell that does not converge within the cycles is accepted as it is. Where cells have
+    levels, a target between two of them is refused, and so is one of LOAD.
 
     Attributes:
         slot: configuration slot for the verifying reads.
@@ -908,7 +921,8 @@ class ProgramResponse(Message):
     """PROGRAM, answer: Write-verify of cells to target conductances. With no indices the
     targets are the region's cells row by row; else indices name cells within the region,
     row * columns + column, each once. A cell that reads within the tolerance is left alone.
-    A cell that does not converge within the cycles is accepted as it is.
+    A cell that does not converge within the cycles is accepted as it is. Where cells have
+    levels, a target between two of them is refused, and so is one of LOAD.
 
     Attributes:
         set_pulses: SET pulses spent.
@@ -1230,7 +1244,8 @@ class VmmRequest(Message):
 
     Attributes:
         slot: configuration slot.
-        flags: bit 0 transposed, bit 1 differential pairs, bit 2 signed inputs.
+        flags: bit 0 transposed, bit 1 differential pairs, bit 2 signed inputs, bit 3 groups of
+            columns, bit 4 ternary planes.
         input_bits: bits of an input code.
         row_blocks: row blocks that form one sum.
         count: vectors or images in the batch.
@@ -1599,8 +1614,8 @@ class WaitResponse(Message):
 @dataclass(frozen=True, slots=True, eq=False)
 class Refusal(Message):
     """Payload of every answer whose status is not OK; a command of the specification that a
-    board does not offer is refused with its own detail (SNAPSHOT, LOAD, WAIT, IMAGES), an
-    unknown one with OPCODE.
+    board does not offer is refused with its own detail (SNAPSHOT, LOAD, WAIT, OUTER,
+    PULSE), an unknown one with OPCODE.
 
     Attributes:
         detail: detail code.

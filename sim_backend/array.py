@@ -1,4 +1,5 @@
-"""The conductances of a tile as its converters see them: warm, behind wires and input drivers.
+"""The conductances of a tile as its converters see them: warm, behind wires and input drivers,
+each cell a little off.
 
 A product is linear in its inputs, so wires and drivers turn the array into another matrix.  It is
 rounded to integers, as the cells are, so that sums stay exact.  Read noise is that of the cells
@@ -18,6 +19,8 @@ Floats = npt.NDArray[np.float64]
 Units = npt.NDArray[np.int32]
 #: sums of products of high bytes stay exact in single precision up to here
 _EXACT = 1 << 24
+#: steps in which bit cells are seen: a set one has 4369, and thousands of them are summed exactly
+_BIT_STEP = 15
 
 
 class Arrays:
@@ -37,8 +40,12 @@ class Arrays:
         self._warm = mismatch.drifted(faults.conductance_ppm_per_K, mismatch.warmer_by(faults))
         self._wired = faults.row_wire_ohm > 0 or faults.column_wire_ohm > 0
         changed = self._warm != 1.0 or self._wired or faults.dac_gain_variation > 0
+        changed = changed or faults.cell_mismatch > 0
         self._plain_products = not changed
         self._plain_readings = self._warm == 1.0 and not faults.sneak_ratio
+        #: conductances that products see are multiples of this; 0: any integers
+        self.step = _step(profile)
+        self._mismatch: dict[int, Floats] = {}
         self._products: dict[tuple[int, bool], tuple[int, Units]] = {}
         self._readings: dict[int, tuple[int, Floats]] = {}
 
@@ -85,6 +92,8 @@ class Arrays:
     def _effective(self, tile: int, transposed: bool) -> Units:
         faults = self._profile.imperfections
         seen = self._cells[tile] * self._warm
+        if faults.cell_mismatch:
+            seen = seen * self._mismatched(tile)
         if self._wired:
             unit = self._profile.microsiemens(1)
             drop = wires.effective(seen * unit, faults.row_wire_ohm, faults.column_wire_ohm)
@@ -92,14 +101,31 @@ class Arrays:
         gains = mismatch.drivers(self._profile, self._seed, tile, transposed=transposed)
         if gains is not None:
             seen = seen * (gains[None, :] if transposed else gains[:, None])
-        whole: Units = np.clip(np.rint(seen), 0, self._largest(transposed)).astype(np.int32)
-        return whole
+        step = self.step or 1
+        whole = np.clip(np.rint(seen / step), 0, self._largest(transposed) // step)
+        units: Units = whole.astype(np.int32) * step
+        return units
+
+    def _mismatched(self, tile: int) -> Floats:
+        """(rows, columns) factors of the cells, theirs for good."""
+        if tile not in self._mismatch:
+            self._mismatch[tile] = mismatch.cells(self._profile, self._seed, tile)
+        return self._mismatch[tile]
 
     def _largest(self, transposed: bool) -> int:
         """The largest conductance whose sums over all inputs are exact; above full scale."""
         chip = self._profile.chip
         inputs = chip.columns if transposed else chip.rows
-        return 256 * (_EXACT // (inputs * ((1 << chip.input_bits) - 1)))
+        digit = 1 if self._profile.plane_conversions else (1 << chip.input_bits) - 1
+        return (self.step or 256) * (_EXACT // (inputs * digit))
+
+
+def _step(profile: Profile) -> int:
+    """The step of a chip of bits whose planes are summed one by one, a sum in one number."""
+    device = profile.device
+    ends = profile.units(device.low_uS), profile.units(device.high_uS)
+    bits = profile.plane_conversions and device.LEVELS == 2
+    return _BIT_STEP if bits and not any(end % _BIT_STEP for end in ends) else 0
 
 
 def _place(region: Region) -> tuple[slice, slice]:

@@ -192,6 +192,8 @@ def _manufacture(cells: Cells, profile: Profile, seed: int) -> None:
     index = np.arange(cells.conductances.shape[1], dtype=np.uint64)
     for tile in range(profile.chip.tiles):
         place = noise.uniform(noise.key(seed, tile, c.STREAM_INITIAL), index)
+        if profile.device.LEVELS:
+            place = np.floor(place * profile.device.LEVELS) / (profile.device.LEVELS - 1)
         cells.conductances[tile] = np.rint(low + place * (high - low))
         fault = noise.uniform(noise.key(seed, tile, c.STREAM_STUCK), index)
         cells.stuck[tile] = fault < profile.imperfections.stuck_fraction

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +18,16 @@ import torch
 from boards import costs
 from boards.profile import Profile
 from firmware_protocol import constants as c
-from firmware_protocol.geometry import answer_bits, output_size
+from firmware_protocol.geometry import answer_bits, conversion_ends, output_size
 from firmware_protocol.messages import Region
 from sim_backend import aging, cells, mismatch, models, noise
 from sim_backend.array import Arrays
-from sim_backend.converters import Codes, Converter, Positions, convert_planes
+from sim_backend.converters import Adding, Codes, Converter, Positions, convert_planes
 from sim_backend.device import ProgramOutcome
 from sim_backend.feed import Feed, Product, Slot
 from sim_backend.mismatch import LineErrors
 from sim_backend.outer import Trains
+from sim_backend.planes import applied
 
 Tensor = torch.Tensor
 #: region, whether transposed, whether differential
@@ -77,10 +79,10 @@ class Chip:
         return costs.Counts(
             steps=n("steps"),
             tile_operations=n("tile_operations"),
-            conversions=n("conversions"),
             verify_reads=n("verify_reads"),
             pulses=n("set_pulses") + n("reset_pulses"),
             pulse_width_ns=n("pulse_width_ns"),
+            conversions=n("conversions"),
         )
 
     # ------------------------------------------------------------------ cells
@@ -256,7 +258,7 @@ class Chip:
 
     # ------------------------------------------------------------------ products
 
-    def multiply(self, product: Product, codes: npt.NDArray[np.generic]) -> tuple[Codes, int]:
+    def multiply(self, product: Product, codes: npt.NDArray[np.integer[Any]]) -> tuple[Codes, int]:
         """Multiplies a batch by the conductances.
 
         Args:
@@ -267,34 +269,54 @@ class Chip:
             Codes of (batch, outputs) or (batch, outputs, out height, out width), int16 or wider;
             and how many conversions saturated.
         """
-        inputs = torch.from_numpy(codes.astype(np.float32))
-        blocks = self._grid(product)
-        out_sizes = [self._outputs(product, r) for r in blocks[0]]
-        batch, places, shape = self._out_shape(product, inputs)
-        wide = answer_bits(self.profile.chip.adc_bits, len(blocks)) > 16
-        out = np.zeros((batch, sum(out_sizes), places), dtype=np.int32 if wide else np.int16)
-        order = self._conversion_order(product)
+        outputs = sum(self._outputs(product, r) for r in self._grid(product)[0])
+        batch, places = self._places(product, len(codes))
+        blocks = len(self._grid(product))
+        wide = answer_bits(self.profile.answer_bits, blocks) > 16
+        out = np.zeros((batch, outputs, places), dtype=np.int32 if wide else np.int16)
+        saturated = 0
+        for plane, (weight, part) in enumerate(applied(codes, product.coding)):
+            saturated += self._apply(product, torch.from_numpy(part), plane, weight, out)
+        self._count_product(product, batch * places, saturated)
+        if product.window is None:
+            return out[0].T, saturated
+        return out.reshape(batch, outputs, *output_size(product.window)), saturated
+
+    def _apply(self, product: Product, inputs: Tensor, plane: int, weight: int, out: Codes) -> int:
+        """Converts what the inputs of one operation give, and adds it up.
+
+        Args:
+            product: which regions, which way.
+            inputs: whole codes or one plane of them.
+            plane, weight: which plane, and what its codes are multiplied by.
+            out: (batch, outputs, places), added to.
+
+        Returns:
+            How many conversions saturated.
+        """
+        blocks, order = self._grid(product), self._conversion_order(product)
         saturated, first_input = 0, 0
         for i, row in enumerate(blocks):
             size = self._inputs(product, row[0])
             feed = Feed(inputs, product.window, first_input, size, len(row))
-            power = feed.power() if self._read_variance(product) > 0 else feed.no_power(places)
+            noisy = self._read_variance(product) > 0
+            power = feed.power() if noisy else np.zeros(out[:, 0].shape, dtype=np.float32)
             at = 0
             for j, region in enumerate(row):
-                sums = feed.sums(self._weight(region, product))
-                end = at + out_sizes[j]
+                end = at + self._outputs(product, region)
                 saturated += convert_planes(
-                    sums,
+                    feed.sums(self._weight(region, product)),
                     power,
                     self._converter(product),
-                    self._positions(product, region, order[i * len(row) + j]),
+                    self._positions(product, region, plane, order[i * len(row) + j]),
                     out[:, at:end],
                     self._line_errors(product, region),
+                    _adding(product, weight, end - at),
+                    self._arrays.step,
                 )
                 at = end
             first_input += size
-        self._count_product(product, batch * places, saturated)
-        return out.reshape(shape[0], sum(out_sizes), *shape[1:]), saturated
+        return saturated
 
     def _grid(self, product: Product) -> list[tuple[Region, ...]]:
         """Regions by block of inputs, then by block of outputs."""
@@ -310,11 +332,14 @@ class Chip:
 
     @staticmethod
     def _lines(product: Product, region: Region) -> tuple[int, int]:
-        columns = region.columns // 2 if product.differential else region.columns
+        columns = region.columns // product.columns_each
         return (columns, region.rows) if product.transposed else (region.rows, columns)
 
     def _weight(self, region: Region, product: Product) -> Tensor:
-        """(2 * outputs, inputs) float32: high bytes of the conductances, then low bytes."""
+        """(2 * conversions, inputs) float32: high bytes of the conductances, then low bytes.
+
+        Where conductances come in steps, (conversions, inputs): how many.
+        """
         place = (region, product.transposed, product.differential)
         version = self._versions[region.tile]
         known = self._weights.get(place)
@@ -324,8 +349,9 @@ class Chip:
         if product.differential:
             g = g[:, 0::2] - g[:, 1::2]
         lines = g if product.transposed else g.T
-        split = np.concatenate([lines >> 8, lines & 255]).astype(np.float32)
-        weight = torch.from_numpy(split)
+        step = self._arrays.step
+        parts = [lines // step] if step else [lines >> 8, lines & 255]
+        weight = torch.from_numpy(np.concatenate(parts).astype(np.float32))
         self._keep_weight(place, version, weight)
         return weight
 
@@ -348,21 +374,24 @@ class Chip:
         errors = self._errors[region.tile][product.transposed]
         if errors is None:
             return None
-        count = self._outputs(product, region)
+        count = self._outputs(product, region) * max(1, len(product.group))
         if product.transposed:
             return errors.lines(region.row, count, 1)
         return errors.lines(region.column, count, 2 if product.differential else 1)
 
     def _converter(self, product: Product) -> Converter:
-        slot, bits = product.slot, self.profile.chip.adc_bits
+        slot, faults = product.slot, self.profile.imperfections
         lsb = 2.0**slot.shift / slot.multiplier
+        column = faults.column_noise_uS * 65535 / self.profile.chip.conductance_full_scale_uS
+        unsigned = product.coding is not None and product.coding.unsigned
+        low, high = conversion_ends(self.profile.chip.adc_bits, unsigned=unsigned)
         return Converter(
             multiplier=slot.multiplier,
             shift=slot.shift,
-            low=-(1 << (bits - 1)),
-            high=(1 << (bits - 1)) - 1,
+            low=low,
+            high=high,
             read_variance=self._read_variance(product),
-            adc_variance=(self.profile.imperfections.adc_noise_lsb * lsb) ** 2,
+            adc_variance=(faults.adc_noise_lsb * lsb) ** 2 + column**2 * self._noise_growth(),
         )
 
     def _conversion_order(self, product: Product) -> list[tuple[int, int]]:
@@ -379,22 +408,26 @@ class Chip:
         self,
         product: Product,
         region: Region,
+        plane: int,
         own: tuple[int, int],
     ) -> Positions:
         place, stride = own
+        chip = self.profile.chip
         if product.transposed:
             line = region.row
         else:
             line = region.column // 2 if product.differential else region.column
+        line += plane * max(chip.rows, chip.columns)
         first = (int(self.cells.positions[region.tile]) + place) % (1 << 64)
         return Positions(self._convert_keys[region.tile], first, stride, line)
 
     @staticmethod
-    def _out_shape(product: Product, inputs: Tensor) -> tuple[int, int, tuple[int, ...]]:
+    def _places(product: Product, batch: int) -> tuple[int, int]:
+        """Batch and places of the sums; vectors are places of a batch of one."""
         if product.window is None:
-            return len(inputs), 1, (len(inputs),)
+            return 1, batch
         height, width = output_size(product.window)
-        return len(inputs), height * width, (len(inputs), height, width)
+        return batch, height * width
 
     # ------------------------------------------------------------------ bookkeeping
 
@@ -423,6 +456,7 @@ class Chip:
             vectors,
             transposed=product.transposed,
             differential=product.differential,
+            planes=product.steps,
         )
         add = self.cells.add
         add("vectors", vectors)
@@ -440,3 +474,11 @@ class Chip:
         self.cells.add("set_pulses", sets)
         self.cells.add("reset_pulses", resets)
         self.cells.add("pulse_width_ns", (sets + resets) * width)
+
+
+def _adding(product: Product, weight: int, outputs: int) -> Adding | None:
+    """How the codes of one operation are added up to that many outputs."""
+    if product.coding is None and not product.group:
+        return None
+    each = np.array(product.group or (1,), dtype=np.int32) * np.int32(weight)
+    return Adding(len(each), np.tile(each, outputs))

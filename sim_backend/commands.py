@@ -21,15 +21,16 @@ from firmware_protocol.constants import (
     Detail,
     Status,
 )
-from firmware_protocol.geometry import answer_bits, output_size, unrolled_size
+from firmware_protocol.geometry import answer_bits, levels_of, output_size, unrolled_size
 from firmware_protocol.packing import pack_codes, packed_size, unpack_codes
 from sim_backend import noise
 from sim_backend.cells import SnapshotError, opened_snapshot, snapshot, snapshot_room
 from sim_backend.chip import Chip
 from sim_backend.feed import Product, Slot
 from sim_backend.outer import Trains, totals
+from sim_backend.planes import Coding
 
-TRANSPOSED, DIFFERENTIAL, SIGNED = 1, 2, 4
+TRANSPOSED, DIFFERENTIAL, SIGNED, GROUPS, TERNARY = 1, 2, 4, 8, 16
 _VMM_ANSWER_HEAD = 5
 _NO_WINDOW = m.Window()
 #: emulated time that a chip can wait in its life, ns (292 years)
@@ -66,6 +67,8 @@ class Commands:
         self._capabilities = capabilities(chip.profile)
         #: what the board says of itself
         self.description = describe(chip.profile)
+        d = self.description
+        self._levels = levels_of(d.target_low, d.target_high, d.levels)
         self._snapshot = b""
         self._restoring = bytearray()
         self.board_id = int(noise.splitmix(np.array(chip.seed % (1 << 64), dtype=np.uint64)))
@@ -258,6 +261,8 @@ class Commands:
         )
 
     def _pulse(self, r: m.PulseRequest) -> m.PulseResponse:
+        if not self._profile.device.PULSED:
+            raise Refused(Status.UNSUPPORTED, Detail.PULSE)
         if not self._chip.slots:
             raise self._unpowered(0)
         counts = np.asarray(r.counts, dtype=np.int16)
@@ -368,6 +373,8 @@ class Commands:
     def _check_targets(self, targets: npt.NDArray[np.uint16]) -> None:
         low, high = self.description.target_low, self.description.target_high
         outside = (targets < low) | (targets > high)
+        if self._levels:
+            outside |= ~np.isin(targets, self._levels)
         if outside.any():
             raise Refused(Status.BAD_REQUEST, Detail.TARGET, int(outside.argmax()))
 
@@ -418,9 +425,11 @@ class Commands:
             bool(r.flags & TRANSPOSED),
             bool(r.flags & DIFFERENTIAL),
             window,
+            self._profile.chip.column_weights if r.flags & GROUPS else (),
+            self._coding(r),
         )
         blocks = len(r.regions) // r.row_blocks if product.transposed else r.row_blocks
-        bits = answer_bits(self._profile.chip.adc_bits, blocks)
+        bits = answer_bits(self._profile.answer_bits, blocks)
         inputs, outputs = self._lines(r)
         shape, places = self._batch(r, inputs)
         count = int(np.prod(shape))
@@ -430,9 +439,20 @@ class Commands:
         if size > self._profile.link.max_payload:
             raise Refused(Status.BAD_REQUEST, Detail.ANSWER_SIZE)
         signed = bool(r.flags & SIGNED)
-        codes = unpack_codes(r.codes, count, r.input_bits, signed=signed).reshape(shape)
+        codes = unpack_codes(r.codes, count, r.input_bits, signed=signed)
+        if signed and r.flags & TERNARY:
+            without = codes == -(1 << (r.input_bits - 1))
+            if without.any():
+                raise Refused(Status.BAD_REQUEST, Detail.TERNARY, int(without.argmax()))
+        codes = codes.reshape(shape)
         answer, saturated = self._chip.multiply(product, codes)
         return m.VmmResponse(bits, saturated, pack_codes(answer, bits))
+
+    def _coding(self, r: m.VmmRequest) -> Coding | None:
+        """How the codes are applied, where that is plane by plane."""
+        if not self._profile.plane_conversions:
+            return None
+        return Coding(r.input_bits, bool(r.flags & SIGNED), bool(r.flags & TERNARY))
 
     def _check_product(self, r: m.VmmRequest) -> None:
         if r.flags & TRANSPOSED:
@@ -441,6 +461,12 @@ class Commands:
             self._need(Capability.SIGNED_INPUTS, Detail.SIGNED)
         if r.flags & DIFFERENTIAL:
             self._need(Capability.DIFFERENTIAL, Detail.DIFFERENTIAL)
+        if r.flags & GROUPS:
+            self._need(Capability.GROUPS, Detail.GROUPS)
+            if r.flags & (TRANSPOSED | DIFFERENTIAL):
+                raise Refused(Status.BAD_REQUEST, Detail.GROUPS)
+        if r.flags & TERNARY:
+            self._need(Capability.TERNARY, Detail.TERNARY)
         if not 1 <= r.input_bits <= self._profile.chip.input_bits:
             limit = self._profile.chip.input_bits
             raise Refused(Status.BAD_REQUEST, Detail.INPUT_BITS, 0, limit)
@@ -454,7 +480,8 @@ class Commands:
         columns = len(r.regions) // r.row_blocks
         for i, region in enumerate(r.regions):
             self._check_region(region, i)
-            if r.flags & DIFFERENTIAL and (region.columns % 2 or region.column % 2):
+            each = self._columns_each(r)
+            if region.columns % each or region.column % each:
                 raise Refused(Status.BAD_REQUEST, Detail.REGION, i)
             same_rows = region.rows == r.regions[i - i % columns].rows
             same_columns = region.columns == r.regions[i % columns].columns
@@ -466,11 +493,16 @@ class Commands:
         columns = len(r.regions) // r.row_blocks
         rows_in_all = sum(region.rows for region in r.regions[::columns])
         columns_in_all = sum(region.columns for region in r.regions[:columns])
-        if r.flags & DIFFERENTIAL:
-            columns_in_all //= 2
+        columns_in_all //= self._columns_each(r)
         if r.flags & TRANSPOSED:
             return columns_in_all, rows_in_all
         return rows_in_all, columns_in_all
+
+    def _columns_each(self, r: m.VmmRequest) -> int:
+        """Columns of an output, or of an input of the transposed product."""
+        if r.flags & GROUPS:
+            return len(self._profile.chip.column_weights)
+        return 2 if r.flags & DIFFERENTIAL else 1
 
     def _batch(self, r: m.VmmRequest, inputs: int) -> tuple[tuple[int, ...], int]:
         """Shape of the input codes, and how many vectors each entry of the batch makes."""

@@ -40,6 +40,18 @@ class Converter(NamedTuple):
     adc_variance: float
 
 
+class Adding(NamedTuple):
+    """How codes are added up digitally.
+
+    Attributes:
+        group: conversions beside each other that form one output.
+        weights: (conversions,) factor of each conversion's code.
+    """
+
+    group: int
+    weights: npt.NDArray[np.int32]
+
+
 class Positions(NamedTuple):
     """Where the noise of a batch lies: vector v, conversion at ``first + v * stride``."""
 
@@ -56,28 +68,35 @@ def convert_planes(
     positions: Positions,
     out: Codes,
     errors: LineErrors | None = None,
+    adding: Adding | None = None,
+    step: int = 0,
 ) -> int:
     """Converts sums and adds the codes to ``out``.
 
-    With errors of output j, its code is that of ``y + offset + bow * k(y / top)``, where y is the
-    sum in codes, times the output's own gain; ``bowed`` has k, top is half the range.
+    With errors of conversion j, its code is that of ``y + offset + bow * k(y / top)``, where y is
+    the sum in codes, times the converter's own gain; ``bowed`` has k, top is half the range, from
+    whose middle y counts there.
 
     Args:
-        sums: (batch, 2 * outputs, places), exact integers; the first half of the outputs
-            counts 256, the second half 1.
+        sums: (batch, 2 * conversions, places), exact integers; the first half of the conversions
+            counts 256, the second half 1.  With a step: (batch, conversions, places).
         power: (batch, places), sum of the squared input codes of each vector (zeros will do where
             the read variance is zero).
         settings: gain, range and noise.
         positions: vector ``v = b * places + p`` is noise position ``first + v * stride``;
-            output j has lane index ``column + j``.
+            conversion j has lane index ``column + j``.
         out: (batch, outputs, places), added to.
-        errors: (outputs,) each, of the outputs' own converters; None where they have none.
+        errors: (conversions,) each, of the converters; None where they have none.
+        adding: what becomes of the codes; None: each is an output.
+        step: what each sum counts; 0: they come in halves.
 
     Returns:
         How many conversions saturated.
     """
     gain = settings.multiplier * 2.0**-settings.shift
     gains, offsets, bows = errors or (_NONE, _NONE, _NONE)
+    conversions = sums.shape[1] if step else sums.shape[1] // 2
+    group, weights = adding or (1, np.ones(conversions, dtype=np.int32))
     return int(
         _convert(
             sums,
@@ -95,6 +114,10 @@ def convert_planes(
             gains * gain,
             offsets,
             bows,
+            group,
+            weights,
+            # Of a sum and of what stands so many lines behind it, which is none with a step.
+            (float(step), 0.0, 0) if step else (256.0, 1.0, conversions),
             out,
         )
     )
@@ -114,9 +137,11 @@ def bowed(share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
 def _convert(  # type: ignore[no-untyped-def]  # numba infers
     sums, power, table, key, first, stride, column, gain, low, high, read, adc, gains, offsets,
-    bows, out,
+    bows, group, weights, counting, out,
 ):  # fmt: skip
-    batch, outputs, places = out.shape
+    batch, conversions, places = sums.shape[0], weights.size, sums.shape[2]
+    first_counts, second_counts, behind = counting
+    middle, half = (low + high + 1.0) / 2.0, (high - low + 1.0) / 2.0
     noisy = read > 0.0 or adc > 0.0
     straight = gains.size == 0
     saturated = 0
@@ -129,10 +154,10 @@ def _convert(  # type: ignore[no-untyped-def]  # numba infers
                 variance = read * np.float64(power[b, p]) + adc
                 sigma[p] = np.sqrt(variance) * UNIT
         j = 0
-        while j < outputs:
-            # Up to four outputs share one hash: the rest of a quad of lane indices.
+        while j < conversions:
+            # Up to four conversions share one hash: the rest of a quad of lane indices.
             lane = (column + j) & 3
-            count = min(4 - lane, outputs - j)
+            count = min(4 - lane, conversions - j)
             if noisy:
                 quad = np.uint64((column + j) >> 2)
                 for p in range(places):
@@ -140,6 +165,7 @@ def _convert(  # type: ignore[no-untyped-def]  # numba infers
                     hashed[p] = hash_at(key, place, quad)
             for k in range(count):
                 shift = np.uint64(16 * (lane + k))
+                target, weight = (j + k) // group, np.float64(weights[j + k])
                 # A loop of its own for the gather, so that the arithmetic below vectorises; that is
                 # exact in double precision: sums stay under 2^33, gains have 16 bits.
                 if noisy:
@@ -147,28 +173,30 @@ def _convert(  # type: ignore[no-untyped-def]  # numba infers
                         deviate[p] = table[np.int32((hashed[p] >> shift) & np.uint64(0xFFFF))]
                 if straight:
                     for p in range(places):
-                        total = np.float64(sums[b, j + k, p]) * 256.0 + np.float64(
-                            sums[b, outputs + j + k, p]
+                        total = (
+                            np.float64(sums[b, j + k, p]) * first_counts
+                            + np.float64(sums[b, behind + j + k, p]) * second_counts
                         )
                         total += np.rint(deviate[p] * sigma[p])
                         code = np.rint(total * gain)
                         clipped = min(high, max(low, code))
                         saturated += int(code != clipped)
-                        out[b, j + k, p] += np.int16(clipped)
+                        out[b, target, p] += np.int32(weight * clipped)
                 else:
                     own, offset, bow = gains[j + k], offsets[j + k], bows[j + k]
                     for p in range(places):
-                        total = np.float64(sums[b, j + k, p]) * 256.0 + np.float64(
-                            sums[b, outputs + j + k, p]
+                        total = (
+                            np.float64(sums[b, j + k, p]) * first_counts
+                            + np.float64(sums[b, behind + j + k, p]) * second_counts
                         )
                         total += np.rint(deviate[p] * sigma[p])
                         level = total * own
-                        share = min(1.0, max(-1.0, level / -low))
+                        share = min(1.0, max(-1.0, (level - middle) / half))
                         shape = _BOW * (share - share * share * share)
                         code = np.rint(level + (offset + bow * shape))
                         clipped = min(high, max(low, code))
                         saturated += int(code != clipped)
-                        out[b, j + k, p] += np.int16(clipped)
+                        out[b, target, p] += np.int32(weight * clipped)
             j += count
     return saturated
 
@@ -180,18 +208,21 @@ def convert_planes_numpy(
     positions: Positions,
     out: Codes,
     errors: LineErrors | None = None,
+    adding: Adding | None = None,
+    step: int = 0,
 ) -> int:
     """The oracle of ``convert_planes``: same arguments, same bits."""
-    batch, outputs, places = out.shape
     whole = sums.astype(np.int64)
-    total = whole[:, :outputs] * 256 + whole[:, outputs:]
+    batch, lines, places = whole.shape
+    conversions = lines if step else lines // 2
+    total = whole * step if step else whole[:, :conversions] * 256 + whole[:, conversions:]
     if settings.read_variance > 0 or settings.adc_variance > 0:
         variance = np.full((batch, places), settings.adc_variance)
         if settings.read_variance > 0:
             variance = settings.read_variance * power.astype(np.float64) + settings.adc_variance
         vector = np.arange(batch * places, dtype=np.uint64).reshape(batch, 1, places)
         place = np.uint64(positions.first) + vector * np.uint64(positions.stride)
-        lane = np.arange(positions.column, positions.column + outputs, dtype=np.uint64)
+        lane = np.arange(positions.column, positions.column + conversions, dtype=np.uint64)
         deviate = normal(positions.key, place, lane[None, :, None]) / UNIT
         total += np.rint(deviate * (np.sqrt(variance) * UNIT)[:, None, :]).astype(np.int64)
     if errors is None:
@@ -199,10 +230,16 @@ def convert_planes_numpy(
     else:
         gain, offset, bow = (e[None, :, None] for e in errors)
         level = total.astype(np.float64) * (gain * (settings.multiplier * 2.0**-settings.shift))
-        shape = bowed(level / -settings.low)
+        middle, half = (
+            (settings.low + settings.high + 1) / 2,
+            (settings.high - settings.low + 1) / 2,
+        )
+        shape = bowed((level - middle) / half)
         codes = np.rint(level + (offset + bow * shape)).astype(np.int64)
     clipped = np.clip(codes, settings.low, settings.high)
-    out += clipped.astype(np.int16)
+    group, weights = adding or (1, np.ones(conversions, dtype=np.int32))
+    weighted = clipped * weights.astype(np.int64)[None, :, None]
+    out += weighted.reshape(batch, -1, group, places).sum(2).astype(out.dtype)
     return int(np.count_nonzero(codes != clipped))
 
 

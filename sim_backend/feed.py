@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - the name that torch users know
 
 from firmware_protocol.geometry import output_size
 from firmware_protocol.messages import Region, Window
+from sim_backend.planes import Coding
 from sim_backend.power import window_power
 
 Tensor = torch.Tensor
@@ -39,6 +40,9 @@ class Product:
         row_blocks: how many row blocks form one sum.
         transposed, differential: which way, and whether columns are pairs.
         window: how images become vectors; None for vectors.
+        group: weights of the columns that form an output; empty: each column, or pair, is one.
+        coding: how input codes become planes that are converted each by itself; None: whole codes
+            are converted.
     """
 
     slot: Slot
@@ -47,6 +51,18 @@ class Product:
     transposed: bool
     differential: bool
     window: Window | None
+    group: tuple[int, ...] = ()
+    coding: Coding | None = None
+
+    @property
+    def steps(self) -> int:
+        """Operations of the array, one after the other, that one vector takes."""
+        return len(self.coding.weights) if self.coding else 1
+
+    @property
+    def columns_each(self) -> int:
+        """Columns of an output."""
+        return 2 if self.differential else max(1, len(self.group))
 
 
 class Feed:
@@ -63,7 +79,6 @@ class Feed:
         self, inputs: Tensor, window: Window | None, first: int, size: int, uses: int = 1
     ) -> None:
         self._window = window
-        self._batch = len(inputs)
         if window is None:
             self._vectors = inputs[:, first : first + size]
             return
@@ -81,9 +96,9 @@ class Feed:
             self._unrolled = F.unfold(padded, **_window_arguments(window))[:, first : first + size]
 
     def sums(self, weight: Tensor) -> npt.NDArray[np.float32]:
-        """(batch, 2 * outputs, places) exact sums."""
+        """(batch, lines of the weight, places) exact sums; vectors are places of one batch."""
         if self._window is None:
-            return (self._vectors @ weight.T).unsqueeze(2).numpy()
+            return (weight @ self._vectors.T).unsqueeze(0).numpy()
         if self._unroll:
             return (weight @ self._unrolled).numpy()
         w = self._window
@@ -97,15 +112,12 @@ class Feed:
         return result.flatten(2).numpy()
 
     def power(self) -> npt.NDArray[np.float32]:
-        """(batch, places) sums of squared input codes."""
+        """(batch, places) sums of squared input codes; vectors are places of one batch."""
         if self._window is None:
-            return self._vectors.square().sum(1, keepdim=True).numpy()
+            return self._vectors.square().sum(1).unsqueeze(0).numpy()
         if not self._whole_channels:
             return self._unrolled.square().sum(1).numpy()
         return window_power(self._image.numpy(), self._window, *output_size(self._window))
-
-    def no_power(self, places: int) -> npt.NDArray[np.float32]:
-        return np.zeros((self._batch, places), dtype=np.float32)
 
 
 def _window_arguments(window: Window) -> dict[str, tuple[int, int]]:

@@ -1,4 +1,5 @@
-"""What no two lines of a chip share: gain, offset, bow of their converters, gain of their drivers.
+"""What no two lines of a chip share: gain, offset, bow of their converters, gain of their drivers;
+and what no two cells share.
 
 A converter belongs to a line: to a column (of a differential pair, to its first one), and for
 transposed products to a row.  An input driver belongs to a row, and for transposed products to a
@@ -84,6 +85,15 @@ def drivers(profile: Profile, seed: int, tile: int, *, transposed: bool) -> Floa
     count = profile.chip.columns if transposed else profile.chip.rows
     gains: Floats = 1.0 + spread * _deviates(noise.key(seed, tile, stream), _GAIN, count)
     return gains
+
+
+def cells(profile: Profile, seed: int, tile: int) -> Floats:
+    """What products see of each cell of a tile, as a factor: (rows, columns)."""
+    chip = profile.chip
+    key = noise.key(seed, tile, c.STREAM_MISMATCH)
+    spread = profile.imperfections.cell_mismatch
+    factors = 1.0 + spread * _deviates(key, _GAIN, chip.rows * chip.columns)
+    return factors.reshape(chip.rows, chip.columns)
 
 
 def _deviates(key: np.uint64, position: int, count: int) -> Floats:

@@ -6,6 +6,7 @@ import importlib.metadata
 
 from boards import device_settings as settings
 from boards.profile import Profile
+from sim_backend.bit_cells import BitCells
 from sim_backend.bulk_rram import BulkRram
 from sim_backend.device import Device
 from sim_backend.ideal_steps import IdealSteps
@@ -22,6 +23,8 @@ def build(profile: Profile, seed: int) -> Device:
     device = profile.device
     if isinstance(device, settings.BulkRram):
         return BulkRram(profile, seed)
+    if isinstance(device, settings.BitCells):
+        return BitCells(profile, seed)
     if isinstance(device, settings.IdealSteps):
         return IdealSteps(profile, seed)
     if isinstance(device, settings.StepSettings) and type(device) in settings.BUILT_IN:

@@ -51,7 +51,7 @@ class InMemory(Algorithm):
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = {"lr": 0.1}
     NEEDS = frozenset({Opcode.VMM, Opcode.PULSE, Opcode.PROGRAM, Opcode.READ, Opcode.CONFIGURE})
-    CAPABILITIES = Capability.TRANSPOSED | Capability.SIGNED_INPUTS
+    CAPABILITIES = Capability.TRANSPOSED | Capability.SIGNED_INPUTS | Capability.DIFFERENTIAL
     IN_MEMORY = True
     PRODUCTS = frozenset({"wa", "wtd", "dat"})
     CHIP_ONLY = frozenset({"dat"})

@@ -21,13 +21,14 @@ from boards.board import Board
 from boards.errors import UsageError
 from cimctl.algorithms.base import Algorithm
 from cimctl.algorithms.settings import Settings
-from firmware_protocol.constants import Opcode
+from firmware_protocol.constants import Capability, Opcode
 
 
 class MixedPrecision(Algorithm):
     """Threshold-triggered writes of accumulated steps."""
 
     NEEDS = frozenset({Opcode.VMM, Opcode.PROGRAM, Opcode.READ, Opcode.CONFIGURE})
+    CAPABILITIES = Capability.DIFFERENTIAL
 
     def __init__(
         self, model: nn.Module, board: Board | None, settings: Settings, seed: int

@@ -71,6 +71,7 @@ def info(json: bool, seed: int, **values: Any) -> None:
         offers = [flag.name for flag in opened.capabilities]
         commands = [op.name for op in Opcode if opened.offers(op)]
         description |= {"capabilities": offers, "opcodes": commands}
+        description["column_weights"] = list(opened.column_weights)
     identity = {
         "model": hello.model,
         "firmware": hello.firmware,
@@ -166,4 +167,4 @@ def _last_command(journal: JournalResponse) -> str:
 
 
 def _text(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, list) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

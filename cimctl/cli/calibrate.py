@@ -133,9 +133,9 @@ def _tiles(board: Board, tile: str) -> list[int]:
 def _check_span(board: Board, span: float | None) -> None:
     from boards.errors import UsageError
 
-    low, high = board.profile.chip.adc_span_uA
+    (low, high), unit = board.profile.adc_span, board.profile.span_unit
     if span is not None and not low <= span <= high:
-        raise UsageError(f"The ADC's span is {low:g} to {high:g} uA, not {span:g} uA")
+        raise UsageError(f"The ADC's span is {low:g} to {high:g} {unit}, not {span:g} {unit}")
 
 
 def _check_outputs(plot: Path | None, out: Path | None) -> None:

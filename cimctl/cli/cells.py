@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cimctl.cli.integers import check_groups, targets_of, weights_of_cells
 from cimctl.cli.options import board_options, chosen_board, json_option, seed_option, show
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _INPUT = click.option("--input", type=_FILE, required=True, help=".npy or CSV file.")
+_INTEGERS = click.option(
+    "--integers",
+    is_flag=True,
+    help="Integer weights, each as bits over the columns of a group, on a board that adds these.",
+)
 _OUTPUT = click.option("--output", type=_FILE, help=".npy or CSV file.  [standard output]")
 #: ADC span of vmm where none is given, share of the largest settable one
 _DEFAULT_SLOT = 1
@@ -111,6 +117,7 @@ def _deliver(
 @_tile_options
 @_size_options
 @click.option("--samples", type=click.IntRange(1, 255), default=1, help="Readings averaged.")
+@_INTEGERS
 @_OUTPUT
 def read(
     tile: int,
@@ -119,6 +126,7 @@ def read(
     rows: int | None,
     columns: int | None,
     samples: int,
+    integers: bool,
     output: Path | None,
     json: bool,
     **values: Any,
@@ -126,13 +134,21 @@ def read(
     """Read the conductances of a tile, in microsiemens.
 
     \b
-    Example:
+    Examples:
       cimctl read --board emu --tile 0 --rows 4 --columns 8
+      cimctl read --board cap-imc-16nm --tile 0 --rows 4 --columns 8 --integers
     """
     with opened_tile(values, tile) as (board, opened):
         region = region_of(opened, row, column, rows, columns)
+        if integers:
+            check_groups(board, region)
         units = opened.read(region, samples)
         conductances = board.profile.microsiemens(1) * units
+        weights = weights_of_cells(board, conductances) if integers else None
+    if weights is not None:
+        said = {"tile": tile, "shape": list(weights.shape)}
+        _deliver(json, "cimctl.read/1", said, "weights", weights, output)
+        return
     said = {
         "tile": tile,
         "shape": list(conductances.shape),
@@ -182,6 +198,7 @@ def wear(
 @_INPUT
 @click.option("--tolerance", type=float, help="Accepted distance in uS.  [profile's]")
 @click.option("--cycles", type=click.IntRange(1), help="SET-RESET cycles.  [profile's]")
+@_INTEGERS
 @_OUTPUT
 def program(
     tile: int,
@@ -190,6 +207,7 @@ def program(
     input: Path,
     tolerance: float | None,
     cycles: int | None,
+    integers: bool,
     output: Path | None,
     json: bool,
     **values: Any,
@@ -200,19 +218,24 @@ def program(
     read afterwards.
 
     \b
-    Example:
+    Examples:
       cimctl program --board brram-soc --port /dev/ttyUSB0 --tile 0 --input targets.csv
+      cimctl program --board cap-imc-16nm --tile 0 --input weights.csv --integers
     """
     import numpy as np
 
     from boards.errors import UsageError
-    from cimctl.tables import read_matrix
+    from cimctl.tables import read_integers, read_matrix
 
     targets = read_matrix(input)
     if tolerance is not None and tolerance <= 0:
         raise UsageError(f"A tolerance of {tolerance} uS cannot be met", next="Give a positive one")
     with opened_tile(values, tile) as (board, opened):
+        if integers:
+            targets = targets_of(board, read_integers(input, -(1 << 15), (1 << 15) - 1))
         region = region_of(opened, row, column, *targets.shape)
+        if integers:
+            check_groups(board, region)
         programming = board.profile.programming
         chosen = np.argwhere(~np.isnan(targets))
         wanted = targets[chosen[:, 0], chosen[:, 1]]
@@ -227,6 +250,7 @@ def program(
         )
         readings = np.full(targets.shape, np.nan)
         readings[chosen[:, 0], chosen[:, 1]] = board.profile.microsiemens(1) * done.readings
+        weights = weights_of_cells(board, readings) if integers else None
     said = {
         "tile": tile,
         "cells": len(chosen),
@@ -239,16 +263,26 @@ def program(
         f"{done.unconverged} accepted outside the tolerance",
         err=True,
     )
-    _deliver(json, "cimctl.program/1", said, "conductances_uS", readings, output)
+    name, found = ("conductances_uS", readings) if weights is None else ("weights", weights)
+    _deliver(json, "cimctl.program/1", said, name, found, output)
 
 
 def _check_targets(board: Board, wanted: Any, input: Path) -> None:
+    import numpy as np
+
     from boards.errors import UsageError
 
     low, high = (board.profile.microsiemens(g) for g in
                  (board.description.target_low, board.description.target_high))  # fmt: skip
     if not wanted.size:
         raise UsageError(f"'{input}' names no cell", left="Nothing was programmed")
+    levels = board.description.levels
+    if levels and not np.isin(wanted, np.linspace(low, high, levels)).all():
+        raise UsageError(
+            f"'{input}' has targets between the {levels} levels of a cell, {low:g} to {high:g} uS",
+            left="Nothing was programmed",
+            next="Give levels, or integer weights and --integers",
+        )
     if wanted.min() < low or wanted.max() > high:
         raise UsageError(
             f"'{input}' has targets from {wanted.min():g} to {wanted.max():g} uS, the board takes "
@@ -315,8 +349,18 @@ def pulse(
 @_size_options
 @_INPUT
 @click.option("--transpose", is_flag=True, help="Inputs at the columns, outputs at the rows.")
-@click.option("--single", is_flag=True, help="Every column by itself, not differential pairs.")
-@click.option("--span", type=float, help="ADC span in uA.  [the largest]")
+@click.option(
+    "--single", is_flag=True, help="Every column by itself, not the board's pairs or groups."
+)
+@click.option(
+    "--bits", type=click.IntRange(1), help="Bits of an input code.  [as many as the board takes]"
+)
+@click.option(
+    "--ternary", is_flag=True, help="Apply codes as planes of -1, 0 and 1, on a board that does."
+)
+@click.option(
+    "--span", type=float, help="ADC span in uA, or in cells of a charge converter.  [the largest]"
+)
 @click.option(
     "--calibrated",
     type=_FILE,
@@ -338,6 +382,8 @@ def vmm(
     input: Path,
     transpose: bool,
     single: bool,
+    bits: int | None,
+    ternary: bool,
     span: float | None,
     calibrated: Path | None,
     max_age: float,
@@ -348,7 +394,8 @@ def vmm(
     """Multiply vectors of input codes by the conductances of a tile.
 
     The input has one vector a row; negative codes are allowed. Prints ADC codes, one row a vector.
-    Columns are differential pairs unless --single is given. Calibrated codes are no whole numbers.
+    Columns are differential pairs, or the groups that the board adds, unless --single is given.
+    Calibrated codes are no whole numbers.
 
     \b
     Example:
@@ -361,9 +408,12 @@ def vmm(
     from cimctl.tables import read_integers
 
     with opened_tile(values, tile) as (board, opened):
-        bits = board.description.input_bits
+        most = board.description.input_bits
+        bits = bits or most
+        if bits > most:
+            raise UsageError(f"The board takes input codes of {most} bits, not {bits}")
         codes = read_integers(input, -(1 << (bits - 1)), (1 << bits) - 1)
-        signed = bool((codes < 0).any())
+        signed = ternary or bool((codes < 0).any())
         if signed and codes.max() >= 1 << (bits - 1):
             raise UsageError(
                 f"'{input}' has negative codes and codes above {(1 << (bits - 1)) - 1}: "
@@ -371,20 +421,29 @@ def vmm(
                 left="Nothing was sent",
             )
         region = region_of(opened, row, column, rows, columns)
-        if not single and (region.columns % 2 or region.column % 2):
+        group = 0 if single else len(board.column_weights)
+        pairs = not single and not group
+        if pairs and (region.columns % 2 or region.column % 2):
             raise UsageError(
                 f"{region.columns} columns from {region.column} are no pairs",
                 next="Give even numbers, or --single",
             )
-        matrix = Matrix((region,), differential=not single, transposed=transpose)
-        low, high = board.profile.chip.adc_span_uA
+        if group:
+            check_groups(board, region)
+        matrix = Matrix((region,), differential=pairs, transposed=transpose, group=group)
+        (low, high), unit = board.profile.adc_span, board.profile.span_unit
         span = high if span is None else span
         if not low <= span <= high:
-            raise UsageError(f"The ADC's span is {low:g} to {high:g} uA, not {span:g} uA")
+            raise UsageError(f"The ADC's span is {low:g} to {high:g} {unit}, not {span:g} {unit}")
         correction = _correction(board, matrix, signed, calibrated, max_age)
         board.configure(_DEFAULT_SLOT, board.profile.gain(span))
         products = board.multiply(
-            matrix, codes.astype(np.int8 if signed else np.uint8), slot=_DEFAULT_SLOT, signed=signed
+            matrix,
+            codes.astype(np.int8 if signed else np.uint8),
+            slot=_DEFAULT_SLOT,
+            signed=signed,
+            ternary=ternary,
+            bits=bits,
         )
         answer = products.codes
         if correction is not None:
@@ -393,7 +452,7 @@ def vmm(
         "tile": tile,
         "shape": list(answer.shape),
         "calibrated": calibrated is not None,
-        "lsb_uA": span / ((1 << board.description.adc_bits) - 1),
+        f"lsb_{unit}": span / ((1 << board.description.adc_bits) - 1),
         "saturated": products.saturated,
     }
     _deliver(json, "cimctl.vmm/1", said, "codes", answer, output)

@@ -17,6 +17,7 @@ from cimctl.conformance.wire import Wire
 from firmware_protocol import messages as m
 from firmware_protocol.codec import PayloadError
 from firmware_protocol.constants import Capability, Opcode
+from firmware_protocol.geometry import column_weights, levels_of
 from firmware_protocol.packing import pack_codes
 
 Units = npt.NDArray[np.int64]
@@ -262,7 +263,28 @@ class Bench:
     @property
     def middle(self) -> int:
         low, high = self.profile.programming.window_uS
-        return self.profile.units((low + high) / 2)
+        return int(self.settable(np.array(self.profile.units((low + high) / 2))))
+
+    def settable(self, conductances: Units) -> Units:
+        """The conductances that cells hold next to these."""
+        d = self.description
+        levels = np.array(levels_of(d.target_low, d.target_high, d.levels))
+        if not levels.size:
+            return conductances
+        nearest: Units = levels[np.abs(conductances[..., None] - levels).argmin(-1)]
+        return nearest
+
+    def grouped(self) -> m.Region:
+        """The region as far as groups of columns fill it; skips the case where none does."""
+        columns = self.region.columns
+        columns -= columns % len(self.column_weights)
+        skip_unless(columns > 0, "a group has more columns than the suite may use")
+        return replace(self.region, columns=columns)
+
+    @property
+    def column_weights(self) -> tuple[int, ...]:
+        """Weights of the columns of a group."""
+        return column_weights(self.description.column_weights)
 
     # ------------------------------------------------------------------ cells
 
@@ -286,7 +308,7 @@ class Bench:
         for column, value in enumerate((high, low, low, high)):
             if column < self.region.columns:
                 values[:, column] = value
-        return values.astype(np.int64)
+        return self.settable(values.astype(np.int64))
 
     def read(self, samples: int = SAMPLES, region: m.Region | None = None) -> Units:
         """Readings, (rows, columns)."""
@@ -301,6 +323,8 @@ class Bench:
         if self.destructive and self.offers(Capability.LOAD):
             self.wire.answer(self.loading(), m.LoadResponse)
             return Known(self.pattern())
+        if self.description.levels:
+            return Known(self.settable(self.read()))
         offset = self.reading_step / 2
         return Known(self.read(), offset, self.reading_sigma / SAMPLES**0.5)
 

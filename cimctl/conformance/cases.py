@@ -131,6 +131,8 @@ def worst_program(profile: Profile) -> int:
     if profile.device.model == "ideal-steps":
         span = profile.units(profile.device.high_uS) - profile.units(profile.device.low_uS)
         return -(-span // IDEAL_STEP)
+    if not profile.device.PULSED:
+        return 1
     p = profile.programming
     ramp = (p.ramp_mV[1] - p.ramp_mV[0]) // p.ramp_step_mV + 1
     return ramp * (2 * p.cycles_training + 1)

@@ -12,8 +12,10 @@ from cimctl.conformance.wire import refusal_of
 from firmware_protocol import messages as m
 from firmware_protocol.codec import Message
 from firmware_protocol.constants import Capability, Opcode
+from firmware_protocol.packing import packed_size
 
 COMMANDS = Group("commands")
+GROUPS = 8
 _PLAIN: list[tuple[str, Opcode, Callable[[Bench], Message]]] = [
     ("PING", Opcode.PING, lambda b: m.PingRequest(b"\0\x55\xff")),
     ("STATUS", Opcode.STATUS, lambda b: m.StatusRequest()),
@@ -115,7 +117,7 @@ def vmm_counts(bench: Bench) -> None:
         bench.multiplying(count=3, codes=bytes((bits + 7) // 8)), m.VmmResponse
     )
     after = bench.status()
-    expect_equal("bits", answer.bits, bench.description.adc_bits)
+    expect_equal("bits", answer.bits, bench.description.answer_bits)
     expect_equal("vectors more:", after.vectors - before.vectors, 3)
     conversions = after.conversions - before.conversions
     expect_equal("conversions more:", conversions, 3 * bench.region.columns)
@@ -131,6 +133,23 @@ def pair_counts(bench: Bench) -> None:
     pairs = bench.region.columns // 2
     expected = pairs * bench.description.pair_conversions
     expect_equal("conversions more:", bench.status().conversions - before, expected)
+
+
+@COMMANDS.case("Planes count a conversion and an operation each, groups one for each column")
+def plane_counts(bench: Bench) -> None:
+    bench.need(Capability.GROUPS)
+    skip_unless(bench.description.input_bits > 1, "inputs have one bit")
+    planes = 2 if bench.description.plane_conversions else 1
+    region = bench.grouped()
+    before = bench.status()
+    request = bench.multiplying(
+        flags=GROUPS, input_bits=2, regions=(region,), codes=bytes(packed_size(region.rows, 2))
+    )
+    bench.wire.answer(request, m.VmmResponse)
+    after = bench.status()
+    expect_equal("steps more:", after.steps - before.steps, planes)
+    conversions = after.conversions - before.conversions
+    expect_equal("conversions more:", conversions, planes * region.columns)
 
 
 @COMMANDS.case("PULSE: WEAR grows by |count| where the indices say, answers and STATUS add up",
@@ -187,7 +206,7 @@ def program_counts(bench: Bench) -> None:
     bench.need(Opcode.PROGRAM, Opcode.WEAR)
     indices = tuple(range(min(4, bench.cells)))[::-1]
     low, high = (bench.profile.units(g) for g in bench.profile.programming.window_uS)
-    targets = np.linspace(low, high, len(indices)).astype(int)
+    targets = bench.settable(np.linspace(low, high, len(indices)).astype(int))
     before, worn = bench.status(), bench.wear()
     request = bench.programming(indices=indices, targets=targets)
     answer = bench.wire.answer(request, m.ProgramResponse)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from firmware_protocol.geometry import answer_bits, output_size
 from firmware_protocol.packing import pack_codes, packed_size, unpack_codes
 
 Floats = npt.NDArray[np.float64]
-TRANSPOSED, DIFFERENTIAL, SIGNED = 1, 2, 4
+TRANSPOSED, DIFFERENTIAL, SIGNED, GROUPS, TERNARY = 1, 2, 4, 8, 16
 #: bytes of an answer to VMM before its codes
 VMM_HEAD = 5
 #: share of the converter's range that a product is brought to
@@ -46,37 +47,76 @@ class Product:
 
 @dataclass(frozen=True)
 class Sums:
-    """Exact sums of each block of inputs, and how uncertain they are.
+    """Exact sums of each conversion, and how uncertain they are.
+
+    Conversions of an output are those of each block of inputs and, within it, of each term: a plane
+    of the inputs, where they are converted each by itself, and a column of a group.
 
     Attributes:
-        exact: (blocks, vectors, outputs).
-        offset: (blocks, vectors), by the steps of the readings that the cells are known by.
-        variance: (blocks, vectors), by noise.
+        exact: (blocks, terms, vectors, outputs).
+        offset: like it, what errors that stay may add: of readings that the cells are known by, of
+            the cells themselves.
+        variance: like it, by noise.
+        weights: (terms,) factor of each term's code.
     """
 
     exact: Units
     offset: Floats
     variance: Floats
+    weights: Units
 
 
 def sums(bench: Bench, known: Known, product: Product, vectors: Units) -> Sums:
     """Sums of vectors times the known conductances."""
-    exact, offset, variance = [], [], []
+    blocks, first = [], 0
+    group = bench.column_weights if product.flags & GROUPS else (1,)
+    for row in product.grid():
+        lines = np.concatenate([_lines(known, product, r) for r in row], axis=1)
+        part = vectors[:, first : first + len(lines)]
+        first += len(lines)
+        planes = applied(bench, product, part)
+        terms = [
+            (w * c, *_conversion(bench, known, product, plane, lines[:, at :: len(group)]))
+            for w, plane in planes
+            for at, c in enumerate(group)
+        ]
+        blocks.append(terms)
+    weights, exact, offset, variance = (
+        [[term[i] for term in terms] for terms in blocks] for i in range(4)
+    )
+    return Sums(np.array(exact), np.array(offset), np.array(variance), np.array(weights[0]))
+
+
+def applied(bench: Bench, product: Product, codes: Units) -> list[tuple[int, Units]]:
+    """(weight, inputs) of what the board applies one after the other: whole codes, or planes."""
+    if not bench.description.plane_conversions:
+        return [(1, codes)]
+    bits, signed = product.input_bits, bool(product.flags & SIGNED)
+    if product.flags & TERNARY:
+        sizes, signs = np.abs(codes), np.sign(codes)
+        return [(1 << k, signs * ((sizes >> k) & 1)) for k in range(max(1, bits - signed))]
+    planes = [(1 << k, (codes >> k) & 1) for k in range(bits)]
+    if signed:
+        planes[-1] = (-planes[-1][0], planes[-1][1])
+    return planes
+
+
+def _conversion(
+    bench: Bench, known: Known, product: Product, inputs: Units, lines: Units
+) -> tuple[Units, Floats, Floats]:
+    """Exact sums of (vectors, inputs) by (inputs, outputs), offset and variance."""
     cells = 2 if product.flags & DIFFERENTIAL else 1
     faults, chip = bench.profile.imperfections, bench.profile.chip
-    noise = faults.read_noise_uS * 65535 / chip.conductance_full_scale_uS
-    first = 0
-    for row in product.grid():
-        weights = np.concatenate([_weights(known, product, r) for r in row], axis=1)
-        part = vectors[:, first : first + len(weights)]
-        first += len(weights)
-        exact.append(part @ weights)
-        offset.append(cells * known.offset * np.abs(part).sum(1))
-        variance.append(cells * (noise**2 + known.sigma**2) * (part**2).sum(1))
-    return Sums(np.array(exact), np.array(offset, dtype=float), np.array(variance, dtype=float))
+    unit = 65535 / chip.conductance_full_scale_uS
+    exact, size = inputs @ lines, (inputs**2).sum(1)[:, None]
+    offset = cells * known.offset * np.abs(inputs).sum(1)[:, None]
+    mismatch = faults.cell_mismatch * np.sqrt(inputs**2 @ lines**2)
+    noise = cells * ((faults.read_noise_uS * unit) ** 2 + known.sigma**2) * size
+    variance = noise + (faults.column_noise_uS * unit) ** 2
+    return exact, offset + SIGMAS * mismatch, np.broadcast_to(variance, exact.shape)
 
 
-def _weights(known: Known, product: Product, region: m.Region) -> Units:
+def _lines(known: Known, product: Product, region: m.Region) -> Units:
     rows = slice(region.row, region.row + region.rows)
     g = known.units[rows, region.column : region.column + region.columns]
     if product.flags & DIFFERENTIAL:
@@ -84,28 +124,36 @@ def _weights(known: Known, product: Product, region: m.Region) -> Units:
     return g.T if product.flags & TRANSPOSED else g
 
 
-def fitting_gain(bench: Bench, found: Sums) -> Gain:
+def fitting_gain(bench: Bench, product: Product, found: Sums) -> Gain:
     """A gain that keeps the sums well inside the converter's range, where one is settable."""
     peak = max(1, int(np.abs(found.exact).max()))
-    top = (1 << (bench.description.adc_bits - 1)) - 1
+    top = ends(bench, product)[1]
     return bench.gain(_FILL * top / peak)
 
 
-def ends(bench: Bench) -> tuple[int, int]:
+def ends(bench: Bench, product: Product) -> tuple[int, int]:
     """Lowest and highest code of a conversion."""
     half = 1 << (bench.description.adc_bits - 1)
+    if bench.description.plane_conversions and not product.flags & TERNARY:
+        return 0, 2 * half - 1
     return -half, half - 1
 
 
-def converted(bench: Bench, exact: Units, gain: Gain) -> tuple[Units, int]:
-    """Codes of a converter without noise, summed over the blocks, and how many saturated."""
-    scaled = exact * gain.multiplier
+def converted(bench: Bench, product: Product, wanted: Sums, gain: Gain) -> tuple[Units, int]:
+    """Codes of converters without noise, added up, and how many saturated."""
+    scaled = wanted.exact * gain.multiplier
     whole = scaled >> gain.shift
     rest: Units = scaled & ((1 << gain.shift) - 1)
     half = 1 << (gain.shift - 1)
     codes = whole + ((rest > half) | ((rest == half) & (whole % 2 == 1)))
-    clipped = np.clip(codes, *ends(bench))
-    return clipped.sum(0), int(np.count_nonzero(codes != clipped))
+    clipped = np.clip(codes, *ends(bench, product))
+    return _added(clipped, wanted), int(np.count_nonzero(codes != clipped))
+
+
+def _added(codes: npt.NDArray[Any], wanted: Sums) -> npt.NDArray[Any]:
+    """(vectors, outputs): codes of conversions added up by their weights."""
+    summed: npt.NDArray[Any] = (codes * wanted.weights[:, None, None]).sum((0, 1))
+    return summed
 
 
 def check(
@@ -129,12 +177,14 @@ def check(
     """
     vectors = codes if product.window is None else unrolled(codes, product.window)
     wanted = sums(bench, known, product, vectors)
-    gain = gain or fitting_gain(bench, wanted)
+    gain = gain or fitting_gain(bench, product, wanted)
     if configure:
         bench.configure(gain=gain)
-    answer, found = multiply(bench, product, codes, wanted.exact.shape[2])
-    expected, limit = _limits(bench, wanted, gain)
-    _compare(bench, found, expected, limit, known, wanted, gain)
+    answer, found = multiply(bench, product, codes, wanted.exact.shape[3])
+    if exact(bench, known):
+        _compare_exactly(found, converted(bench, product, wanted, gain)[0])
+    else:
+        _compare(found, *_limits(bench, product, wanted, gain))
     return answer
 
 
@@ -148,7 +198,7 @@ def multiply(
         regions=product.regions, codes=bytes(pack_codes(codes, product.input_bits)),
     )  # fmt: skip
     answer = bench.wire.answer(request, m.VmmResponse)
-    bits = answer_bits(bench.description.adc_bits, len(product.grid()))
+    bits = answer_bits(bench.description.answer_bits, len(product.grid()))
     expect_equal("bits", answer.bits, bits)
     places = 1 if product.window is None else int(np.prod(output_size(product.window)))
     count = len(codes) * outputs * places
@@ -157,36 +207,33 @@ def multiply(
     return answer, flat.reshape(len(codes), outputs, places).transpose(0, 2, 1).reshape(-1, outputs)
 
 
-def _limits(bench: Bench, wanted: Sums, gain: Gain) -> tuple[Floats, Floats]:
+def _limits(bench: Bench, product: Product, wanted: Sums, gain: Gain) -> tuple[Floats, Floats]:
     """Codes before rounding, and how far an answer may be from them."""
-    clipped = np.clip(wanted.exact * gain.value, *ends(bench)).sum(0)
-    adc = bench.profile.imperfections.adc_noise_lsb
-    blocks = len(wanted.exact)
-    sigma = np.sqrt((wanted.variance * gain.value**2 + adc**2).sum(0))
-    limit = 0.5 * blocks + wanted.offset.sum(0) * gain.value + SIGMAS * sigma
-    return clipped, limit
+    clipped = np.clip(wanted.exact * gain.value, *ends(bench, product))
+    faults, weights = bench.profile.imperfections, np.abs(wanted.weights)[:, None, None]
+    variance = wanted.variance * gain.value**2 + faults.adc_noise_lsb**2
+    sigma = np.sqrt((variance * weights**2).sum((0, 1)))
+    stay = 0.5 + wanted.offset * gain.value + SIGMAS * faults.adc_inl_lsb
+    return _added(clipped, wanted), (stay * weights).sum((0, 1)) + SIGMAS * sigma
 
 
-def _compare(
-    bench: Bench, found: Units, expected: Floats, limit: Floats, known: Known,
-    wanted: Sums, gain: Gain,
-) -> None:  # fmt: skip
-    if exact(bench, known):
-        codes, _ = converted(bench, wanted.exact, gain)
-        same = found == codes
-        if not same.all():
-            vector, output = np.argwhere(~same)[0]
-            raise Expectation(
-                f"code {codes[vector, output]} at vector {vector}, output {output}, to the bit",
-                str(found[vector, output]),
-            )
-        return
-    apart = np.abs(found - expected) - limit[:, None]
+def _compare_exactly(found: Units, codes: Units) -> None:
+    same = found == codes
+    if not same.all():
+        vector, output = np.argwhere(~same)[0]
+        raise Expectation(
+            f"code {codes[vector, output]} at vector {vector}, output {output}, to the bit",
+            str(found[vector, output]),
+        )
+
+
+def _compare(found: Units, expected: Floats, limit: Floats) -> None:
+    apart = np.abs(found - expected) - limit
     vector, output = np.unravel_index(int(apart.argmax()), apart.shape)
     expect(
         bool(apart[vector, output] <= 0),
-        f"{expected[vector, output]:.1f} LSB within {limit[vector]:.1f} LSB at vector {vector}, "
-        f"output {output}",
+        f"{expected[vector, output]:.1f} LSB within {limit[vector, output]:.1f} LSB at vector "
+        f"{vector}, output {output}",
         f"{found[vector, output]} LSB",
     )
 
@@ -194,7 +241,8 @@ def _compare(
 def exact(bench: Bench, known: Known) -> bool:
     """Whether a product is known to the bit: no noise, and cells known for certain."""
     faults = bench.profile.imperfections
-    return not (faults.read_noise_uS or faults.adc_noise_lsb or known.offset or known.sigma)
+    cells = faults.read_noise_uS or faults.cell_mismatch or known.offset or known.sigma
+    return not (cells or faults.adc_noise_lsb or faults.column_noise_uS or faults.adc_inl_lsb)
 
 
 def unrolled(images: Units, window: m.Window) -> Units:

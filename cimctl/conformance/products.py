@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cimctl.conformance.bench import Bench, Gain, Units, skip_unless
-from cimctl.conformance.cases import Group, expect
+from cimctl.conformance.cases import Group, expect, expect_equal
 from cimctl.conformance.expected import (
     DIFFERENTIAL,
+    GROUPS,
     SIGNED,
+    TERNARY,
     TRANSPOSED,
     VMM_HEAD,
     Product,
@@ -34,12 +36,17 @@ _FLAGS = {
     TRANSPOSED: Capability.TRANSPOSED,
     DIFFERENTIAL: Capability.DIFFERENTIAL,
     SIGNED: Capability.SIGNED_INPUTS,
+    GROUPS: Capability.GROUPS,
+    TERNARY: Capability.TERNARY,
 }
 
 
-def codes_of(count: int, inputs: int, bits: int, *, signed: bool = False) -> Units:
+def codes_of(
+    count: int, inputs: int, bits: int, *, signed: bool = False, ternary: bool = False
+) -> Units:
     """Input codes of all sizes, the first vector all at the top, the second at the bottom."""
     low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    low += signed and ternary
     codes = np.random.default_rng(bits).integers(low, high, (count, inputs), endpoint=True)
     codes[0] = high
     if count > 1:
@@ -76,6 +83,10 @@ _WAYS = [
     Way("transposed", TRANSPOSED, "The transposed region takes inputs at its columns"),
     Way("transposed-pairs", TRANSPOSED | DIFFERENTIAL, "So it does for pairs of columns"),
     Way("all-ways", TRANSPOSED | DIFFERENTIAL | SIGNED, "So it does for pairs and signed codes"),
+    Way("groups", GROUPS, "Columns of a group are added by the weights that HELLO names"),
+    Way("signed-groups", GROUPS | SIGNED, "So they are for signed codes"),
+    Way("ternary", SIGNED | TERNARY, "Ternary planes give the signed product"),
+    Way("ternary-groups", GROUPS | SIGNED | TERNARY, "So they do with groups"),
 ]
 
 
@@ -83,8 +94,10 @@ def _whole(way: Way) -> Callable[[Bench], None]:
     def check_way(bench: Bench) -> None:
         bench.need(*(need for flag, need in _FLAGS.items() if way.flags & flag))
         signed, bits = bool(way.flags & SIGNED), bench.description.input_bits
-        codes = codes_of(5, _inputs(bench, way.flags), bits, signed=signed)
-        check(bench, bench.known(), Product((bench.region,), way.flags, input_bits=bits), codes)
+        ternary = bool(way.flags & TERNARY)
+        codes = codes_of(5, _inputs(bench, way.flags), bits, signed=signed, ternary=ternary)
+        region = bench.grouped() if way.flags & GROUPS else bench.region
+        check(bench, bench.known(), Product((region,), way.flags, input_bits=bits), codes)
 
     return check_way
 
@@ -123,12 +136,25 @@ def signed_input_bits(bench: Bench) -> None:
         check(bench, known, Product((bench.region,), SIGNED, input_bits=bits), codes)
 
 
+@PRODUCTS.case("Ternary planes of every width give the product; one plane is one conversion")
+def ternary_input_bits(bench: Bench) -> None:
+    bench.need(Capability.TERNARY)
+    known = bench.known()
+    for bits in range(2, bench.description.input_bits + 1):
+        codes = codes_of(3, bench.region.rows, bits, signed=True, ternary=True)
+        product = Product((bench.region,), SIGNED | TERNARY, input_bits=bits)
+        before = bench.status().conversions
+        check(bench, known, product, codes)
+        more = bench.status().conversions - before
+        expect_equal("conversions more:", more, 3 * (bits - 1) * bench.region.columns)
+
+
 @PRODUCTS.case("A batch gives what its vectors give one by one")
 def batch(bench: Bench) -> None:
     known, bits = bench.known(), bench.description.input_bits
     product = Product((bench.region,), input_bits=bits)
     codes = codes_of(4, bench.region.rows, bits)
-    gain = fitting_gain(bench, sums(bench, known, product, codes))
+    gain = fitting_gain(bench, product, sums(bench, known, product, codes))
     for some in (codes, *codes[:, None]):
         check(bench, known, product, some, gain)
 
@@ -138,7 +164,7 @@ def gains(bench: Bench) -> None:
     known, bits = bench.known(), bench.description.input_bits
     product = Product((bench.region,), input_bits=bits)
     codes = codes_of(3, bench.region.rows, bits)
-    wide = fitting_gain(bench, sums(bench, known, product, codes))
+    wide = fitting_gain(bench, product, sums(bench, known, product, codes))
     low, high = bench.gain_range
     for size in (16, 9, 4, 2):
         multiplier = wide.multiplier >> (wide.multiplier.bit_length() - size)
@@ -225,7 +251,7 @@ def _check_images(bench: Bench, w: m.Window, regions: tuple[m.Region, ...]) -> N
     bits = bench.description.input_bits
     height, width = output_size(w)
     outputs = 2 * height * width * regions[0].columns
-    wide = answer_bits(bench.description.adc_bits, len(regions))
+    wide = answer_bits(bench.description.answer_bits, len(regions))
     fits = packed_size(outputs, wide) + VMM_HEAD <= bench.description.max_payload
     skip_unless(fits, "two images are more than the largest payload")
     count = 2 * w.channels * w.height * w.width
@@ -253,17 +279,19 @@ def saturation(bench: Bench) -> None:
         bench.need(Capability.SIGNED_INPUTS)
     product = Product((bench.region,), flags, input_bits=bits)
     codes = codes_of(4, bench.region.rows, bits, signed=not differential)
-    wanted, gain, (low, high) = sums(bench, known, product, codes), bench.gain(1e30), ends(bench)
-    past = wanted.exact[0] * gain.value
+    wanted, gain = sums(bench, known, product, codes), bench.gain(1e30)
+    low, high = ends(bench, product)
+    past = wanted.exact[0, 0] * gain.value
     reached = bool((past > 2 * high).any() and (past < 2 * low).any())
+    reached &= not bench.description.plane_conversions
     skip_unless(reached, "these cells do not take a product past both ends of the range")
     before = bench.status().saturations
     answer = check(bench, known, product, codes, gain)
-    _, found = multiply(bench, product, codes, wanted.exact.shape[2])
+    _, found = multiply(bench, product, codes, past.shape[1])
     expect(found.max() == high and found.min() == low, f"codes {low} to {high}",
            f"{found.min()} to {found.max()}")  # fmt: skip
     if exact(bench, known):
-        _, count = converted(bench, wanted.exact, gain)
+        _, count = converted(bench, product, wanted, gain)
         expect(answer.saturated == count, f"{count} saturated", answer.saturated)
     sure = int(np.count_nonzero((past > 2 * high) | (past < 2 * low)))
     expect(answer.saturated >= sure, f"at least {sure} saturated", answer.saturated)
@@ -277,7 +305,7 @@ def two_slots(bench: Bench) -> None:
     known, bits = bench.known(), bench.description.input_bits
     product = Product((bench.region,), input_bits=bits)
     codes = codes_of(3, bench.region.rows, bits)
-    gain = fitting_gain(bench, sums(bench, known, product, codes))
+    gain = fitting_gain(bench, product, sums(bench, known, product, codes))
     bench.configure(gain=gain)
     bench.configure(slot=1, gain=bench.gain(gain.value / 3))
     check(bench, known, product, codes, gain, configure=False)

@@ -17,10 +17,10 @@ from cimctl.conformance.wire import detail_name
 from firmware_protocol import messages as m
 from firmware_protocol.codec import Message
 from firmware_protocol.constants import MAX_TRAIN, Capability, Detail, Opcode, Status
-from firmware_protocol.packing import packed_size
+from firmware_protocol.packing import pack_codes, packed_size
 
 REFUSALS = Group("refusals")
-TRANSPOSED, DIFFERENTIAL, SIGNED = 1, 2, 4
+TRANSPOSED, DIFFERENTIAL, SIGNED, GROUPS, TERNARY = 1, 2, 4, 8, 16
 BAD, UNSUPPORTED, SAFETY = Status.BAD_REQUEST, Status.UNSUPPORTED, Status.SAFETY
 #: what a request of a command does to a cell where it is granted by mistake
 WEAR = {
@@ -188,6 +188,9 @@ _ROWS = [
         lambda b: b.programming(indices=_two_cells(b),
                                 targets=(b.middle, _field(b.description.target_high + 1))),
         BAD, Detail.TARGET, 1),
+    Row("program-target-between", Opcode.PROGRAM,
+        lambda b: b.programming(indices=_two_cells(b), targets=(b.middle, _between(b))),
+        BAD, Detail.TARGET, 1),
 
     Row("pulse-tile", Opcode.PULSE, lambda b: b.pulsing(region=_tile(b)), BAD, Detail.TILE),
     Row("pulse-outside", Opcode.PULSE,
@@ -279,6 +282,10 @@ _ROWS = [
                                           _field(b.description.target_low - 1))),
         BAD, Detail.TARGET),
 
+    Row("load-value-between", Opcode.LOAD,
+        lambda b: b.loading(conductances=(*_whole(b, b.cells - 1), _between(b))),
+        BAD, Detail.TARGET, None),
+
     Row("vmm-slot", Opcode.VMM,
         lambda b: b.multiplying(slot=_field(b.description.slots, 8)), BAD, Detail.SLOT),
     Row("vmm-slot-empty", Opcode.VMM,
@@ -308,6 +315,19 @@ _ROWS = [
         lambda b: _pair(b, columns=1), BAD, Detail.REGION, 0, (Capability.DIFFERENTIAL,)),
     Row("vmm-split-pair", Opcode.VMM,
         lambda b: _pair(b, column=1), BAD, Detail.REGION, 0, (Capability.DIFFERENTIAL,)),
+    Row("vmm-half-group", Opcode.VMM,
+        lambda b: _group(b, columns=len(b.column_weights) - 1),
+        BAD, Detail.REGION, 0, (Capability.GROUPS,)),
+    Row("vmm-split-group", Opcode.VMM,
+        lambda b: _group(b, column=1), BAD, Detail.REGION, 0, (Capability.GROUPS,)),
+    Row("vmm-groups-transposed", Opcode.VMM,
+        lambda b: b.multiplying(flags=GROUPS | TRANSPOSED),
+        BAD, Detail.GROUPS, None, (Capability.GROUPS, Capability.TRANSPOSED)),
+    Row("vmm-groups-of-pairs", Opcode.VMM,
+        lambda b: b.multiplying(flags=GROUPS | DIFFERENTIAL),
+        BAD, Detail.GROUPS, None, (Capability.GROUPS, Capability.DIFFERENTIAL)),
+    Row("vmm-ternary-lowest", Opcode.VMM, lambda b: _lowest(b),
+        BAD, Detail.TERNARY, 0, (Capability.TERNARY,)),
     Row("vmm-kernel-too-large", Opcode.VMM,
         lambda b: _window(b, width=b.region.rows - 1) if b.region.rows > 1 else _window(b, width=0),
         BAD, Detail.WINDOW, needs=(Capability.IMAGES,)),
@@ -363,6 +383,26 @@ def _update_of_pairs(b: Bench, **changed: int) -> m.OuterRequest:
     return b.coinciding(region=region, flags=DIFFERENTIAL)
 
 
+def _between(b: Bench) -> int:
+    skip_unless(b.description.levels > 0, "a cell holds any conductance")
+    return b.description.target_low + 1
+
+
+def _group(b: Bench, **changed: int) -> m.VmmRequest:
+    size = len(b.column_weights)
+    skip_unless(b.description.columns > size > 1, "there is one group of columns, or none")
+    region = replace(b.region, **{"columns": size, **changed})
+    return b.multiplying(flags=GROUPS, regions=(region,))
+
+
+def _lowest(b: Bench) -> m.VmmRequest:
+    """Ternary codes of two bits, the first of them -2, which has no magnitude of one bit."""
+    skip_unless(b.description.input_bits > 1, "inputs have one bit")
+    codes = np.zeros(b.region.rows, dtype=np.int8)
+    codes[0] = -2
+    return b.multiplying(flags=SIGNED | TERNARY, input_bits=2, codes=bytes(pack_codes(codes, 2)))
+
+
 def _wide(b: Bench, bits: int) -> m.VmmRequest:
     return b.multiplying(input_bits=bits, codes=bytes(packed_size(b.region.rows, bits)))
 
@@ -416,6 +456,8 @@ _LACKING = [
     Lacking(Capability.ROW_BLOCK_SUMS, Detail.ROW_BLOCKS, lambda b: _two(b, b.region, 2)),
     Lacking(Capability.SIGNED_INPUTS, Detail.SIGNED, lambda b: b.multiplying(flags=SIGNED)),
     Lacking(Capability.DIFFERENTIAL, Detail.DIFFERENTIAL, _pair),
+    Lacking(Capability.GROUPS, Detail.GROUPS, lambda b: b.multiplying(flags=GROUPS)),
+    Lacking(Capability.TERNARY, Detail.TERNARY, lambda b: b.multiplying(flags=TERNARY)),
     Lacking(Capability.SNAPSHOT, Detail.SNAPSHOT, lambda b: m.SnapshotRequest(0, 4)),
     Lacking(Capability.SNAPSHOT, Detail.SNAPSHOT, lambda b: m.RestoreRequest(0, 4, b"1234")),
     Lacking(Capability.LOAD, Detail.LOAD, lambda b: b.loading()),
@@ -441,7 +483,7 @@ def _unsupported(lacking: Lacking) -> Callable[[Bench], None]:
 
 for _lacking in _LACKING:
     _name = (
-        "restore" if _lacking.make is _LACKING[6].make else str(_lacking.capability.name).lower()
+        "restore" if _lacking.make is _LACKING[8].make else str(_lacking.capability.name).lower()
     )
     REFUSALS.add(
         f"without-{_name.replace('_', '-')}",

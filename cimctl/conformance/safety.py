@@ -73,7 +73,7 @@ def refused_configure(bench: Bench) -> None:
     known, bits = bench.known(), bench.description.input_bits
     product = Product((bench.region,), input_bits=bits)
     codes = codes_of(2, bench.region.rows, bits)
-    gain = fitting_gain(bench, sums(bench, known, product, codes))
+    gain = fitting_gain(bench, product, sums(bench, known, product, codes))
     bench.configure(gain=gain)
     voltage = bench.description.read_voltage_limit + 1
     skip_unless(voltage < 1 << 16, "every read voltage is allowed")

@@ -15,6 +15,7 @@ from firmware_protocol.constants import (
     Opcode,
     Status,
 )
+from firmware_protocol.geometry import column_weights
 
 HELLO = Group("hello")
 _CAPABLE = {
@@ -64,6 +65,11 @@ def description(bench: Bench) -> None:
         "tiles, rows, columns": min(d.tiles, d.rows, d.columns) >= 1,
         "input_bits and adc_bits": d.input_bits >= 1 and d.adc_bits >= 2,
         "pair_conversions of 1 or 2": d.pair_conversions in (1, 2),
+        "answer_bits of a conversion at least": d.answer_bits >= d.adc_bits,
+        "plane_conversions of 0 or 1": d.plane_conversions in (0, 1),
+        "no single level": d.levels != 1,
+        "column_weights with groups": bool(column_weights(d.column_weights))
+        == bench.offers(Capability.GROUPS),
         "slots": d.slots >= 1,
         "window": d.window >= 1,
         f"max_payload of {MIN_PAYLOAD}": d.max_payload >= MIN_PAYLOAD,
@@ -71,7 +77,7 @@ def description(bench: Bench) -> None:
         "gain_low up to gain_high": 0 < d.gain_low <= d.gain_high,
         "amplitude_low up to amplitude_high": d.amplitude_low <= d.amplitude_high,
         "width_low up to width_high": d.width_low <= d.width_high,
-        "pulses_per_command": 1 <= d.pulses_per_command <= 32767,
+        "pulses_per_command": bench.knows(Opcode.PULSE) <= d.pulses_per_command <= 32767,
         "cycles_limit": d.cycles_limit >= 1,
         "lifetime_soft up to lifetime_pulses": not d.lifetime_pulses
         or d.lifetime_soft <= d.lifetime_pulses,
@@ -86,6 +92,10 @@ def geometry(bench: Bench) -> None:
     names = ("tiles", "rows", "columns", "input_bits", "adc_bits", "pair_conversions", "slots")
     for name in names:
         expect_equal(name, getattr(d, name), getattr(chip, name))
+    for name in ("answer_bits", "plane_conversions"):
+        expect_equal(name, getattr(d, name), int(getattr(bench.profile, name)))
+    expect_equal("levels", d.levels, bench.profile.device.LEVELS)
+    expect_equal("column_weights", column_weights(d.column_weights), chip.column_weights)
     full_scale = round(chip.conductance_full_scale_uS * 1e6)
     expect_equal("full scale in pS", d.conductance_full_scale, full_scale)
 

@@ -33,7 +33,7 @@ def largest_ping(bench: Bench) -> None:
 @SIZES.case("A VMM whose answer just fits a payload is granted, one vector more ANSWER_SIZE")
 def largest_vmm(bench: Bench) -> None:
     _need_whole_payload(bench)
-    bits = bench.description.adc_bits
+    bits = bench.description.answer_bits
     most = fitting_count(bench.max_payload - VMM_HEAD, bits)
     one = m.Region(0, 0, 1, 0, 1)
 

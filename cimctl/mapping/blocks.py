@@ -22,12 +22,12 @@ def full_rows(demand: Demand, rows: int) -> list[int]:
 
 def even_columns(demand: Demand, columns: int) -> list[int]:
     """Outputs of each block, as even as can be."""
-    return even(demand.outputs, math.ceil(2 * demand.outputs / columns))
+    return even(demand.outputs, math.ceil(demand.columns_each * demand.outputs / columns))
 
 
 def full_columns(demand: Demand, columns: int) -> list[int]:
     """Outputs of each block: as many as fit, the last has what is left."""
-    most = columns // 2
+    most = columns // demand.columns_each
     return [min(most, demand.outputs - first) for first in range(0, demand.outputs, most)]
 
 
@@ -58,7 +58,7 @@ def blocks_of(rows: list[int], columns: list[int]) -> Iterator[tuple[int, int, i
 
 def columns_needed(demand: Demand, arrays: Arrays) -> int:
     """Columns, of full height, that a layer takes."""
-    return 2 * demand.outputs * len(even_rows(demand, arrays.rows))
+    return demand.columns_each * demand.outputs * len(even_rows(demand, arrays.rows))
 
 
 def _units(demand: Demand, rows: int) -> tuple[int, int, int]:

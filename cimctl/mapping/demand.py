@@ -22,14 +22,21 @@ class Demand:
     Attributes:
         name: name of the layer.
         inputs: length of its unrolled input.
-        outputs: outputs, a differential pair of columns each.
+        outputs: outputs, a differential pair or a group of columns each.
         channel: inputs of one whole input channel (kernel area; 1 for a linear layer).
+        group: columns of a group; 0: pairs.
     """
 
     name: str
     inputs: int
     outputs: int
     channel: int
+    group: int = 0
+
+    @property
+    def columns_each(self) -> int:
+        """Columns of an output."""
+        return self.group or 2
 
 
 class Arrays(Protocol):

@@ -17,20 +17,22 @@ class Part:
     """A block of a layer.
 
     Attributes:
-        region: rows and columns of a tile; two columns an output, plus and minus.
+        region: rows and columns of a tile.
         first_input: the input at its first row.
-        first_output: the output at its first pair of columns.
+        first_output: the output at its first columns.
         copy: which copy of the layer it belongs to.
+        columns_each: columns of an output: two, plus and minus, or those of a group.
     """
 
     region: Region
     first_input: int
     first_output: int
     copy: int = 0
+    columns_each: int = 2
 
     @property
     def outputs(self) -> int:
-        return self.region.columns // 2
+        return self.region.columns // self.columns_each
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ class Placed:
     def matrix(self, copy: int = 0) -> Matrix:
         """One copy, as products take it."""
         regions = tuple(part.region for part in self.parts if part.copy == copy)
-        return Matrix(regions, row_blocks=self.row_blocks)
+        group = self.demand.group
+        return Matrix(regions, self.row_blocks, differential=not group, group=group)
 
     def tiles(self, copies: int | None = None) -> set[int]:
         """The tiles of its first copies, of all by default."""

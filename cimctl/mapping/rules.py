@@ -88,37 +88,39 @@ class _Packed:
         """A layer, or None where it finds no room."""
         rows, count = even_rows(demand, self._arrays.rows), self._copies.of(demand)
         free = self._arrays.tiles * self._arrays.columns - sum(self._taken)
-        if 2 * demand.outputs * len(rows) * count > free:
+        if demand.columns_each * demand.outputs * len(rows) * count > free:
             return None
         before = self._taken.copy()
         for columns in cuts(demand, even_columns(demand, self._arrays.columns)):
             parts: list[Part] = []
             for copy in range(count):
-                parts += self._blocks(rows, columns, copy)
+                parts += self._blocks(rows, columns, copy, demand.columns_each)
             if len(parts) == count * len(rows) * len(columns):
                 return Placed(demand, tuple(parts), len(rows), count)
             self._taken = before.copy()
         return None
 
-    def _blocks(self, rows: list[int], columns: list[int], copy: int) -> list[Part]:
+    def _blocks(self, rows: list[int], columns: list[int], copy: int, each: int) -> list[Part]:
         """The blocks of one copy, up to the first that finds no room."""
         parts: list[Part] = []
         used: set[int] = set()
         for height, outputs, first_input, first_output in blocks_of(rows, columns):
-            found = self._roomiest(range(height), 2 * outputs, used)
+            found = self._roomiest(range(height), outputs, each, used)
             if found is None:
                 break
             tile, start = found
-            region = Region(tile, 0, height, start, 2 * outputs)
-            parts.append(Part(region, first_input, first_output, copy))
-            self._taken[tile] = start + 2 * outputs
+            region = Region(tile, 0, height, start, each * outputs)
+            parts.append(Part(region, first_input, first_output, copy, each))
+            self._taken[tile] = start + each * outputs
             used.add(tile)
         return parts
 
-    def _roomiest(self, rows: range, width: int, used: set[int]) -> tuple[int, int] | None:
+    def _roomiest(
+        self, rows: range, outputs: int, each: int, used: set[int]
+    ) -> tuple[int, int] | None:
         """The tile to take, and the first column there."""
         starts = (
-            (tile, _start(self._avoid, self._arrays, tile, rows, self._taken[tile], width))
+            (tile, _start(self._avoid, self._arrays, tile, rows, self._taken[tile], outputs, each))
             for tile in range(self._arrays.tiles)
         )
         free = [(tile, start) for tile, start in starts if start is not None]
@@ -146,26 +148,27 @@ class _Paper:
             for copy in range(count):
                 group, place = divmod(copy, sharing)
                 first = self._tile + group * blocks
-                parts += self._blocks(rows, columns, first, place, apart, copy)
+                parts += self._blocks(demand, columns, first, place, apart, copy)
             if len(parts) == count * blocks:
                 self._tile += tiles
                 return Placed(demand, tuple(parts), len(rows), count, not apart)
         return None
 
     def _blocks(
-        self, rows: list[int], columns: list[int], tile: int, place: int, apart: bool, copy: int
+        self, demand: Demand, columns: list[int], tile: int, place: int, apart: bool, copy: int
     ) -> list[Part]:
         """The blocks of one copy, on arrays from a first one on, up to one that finds no room."""
         parts: list[Part] = []
+        each, rows = demand.columns_each, full_rows(demand, self._arrays.rows)
         for block in blocks_of(rows, columns):
             height, outputs, first_input, first_output = block
             lines = range(place * height, (place + 1) * height)
-            first = place * 2 * outputs if apart else 0
-            start = _start(self._avoid, self._arrays, tile, lines, first, 2 * outputs)
+            first = place * each * outputs if apart else 0
+            start = _start(self._avoid, self._arrays, tile, lines, first, outputs, each)
             if start is None:
                 break
-            region = Region(tile, lines.start, height, start, 2 * outputs)
-            parts.append(Part(region, first_input, first_output, copy))
+            region = Region(tile, lines.start, height, start, each * outputs)
+            parts.append(Part(region, first_input, first_output, copy, each))
             tile += 1
         return parts
 
@@ -174,7 +177,7 @@ class _Paper:
         if self._copies.of(demand) == 1 or row_blocks > 1:
             return 1, True
         by_rows = min(self._copies.of(demand), self._arrays.rows // demand.inputs)
-        by_columns = self._arrays.columns // (2 * max(columns))
+        by_columns = self._arrays.columns // (demand.columns_each * max(columns))
         if self._copies.as_printed:
             sharing = min(_SHARING, by_rows)
             return sharing, sharing <= by_columns
@@ -182,12 +185,13 @@ class _Paper:
 
 
 def _start(
-    avoid: Avoid, arrays: Arrays, tile: int, rows: range, first: int, width: int
+    avoid: Avoid, arrays: Arrays, tile: int, rows: range, first: int, outputs: int, each: int
 ) -> int | None:
-    """The first column, from an even one on, where a block lies on no cell to avoid."""
+    """The first column, where a pair or group may begin, where a block lies on no cell to avoid."""
+    width, first = each * outputs, -(-first // each) * each
     while first + width <= arrays.columns:
         bad = avoid.last_column(tile, rows, range(first, first + width))
         if bad is None:
             return first
-        first = (bad // 2 + 1) * 2
+        first = (bad // each + 1) * each
     return None

@@ -133,7 +133,7 @@ def test_a_value_of_a_wrong_type_names_key_and_expectation(
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("chip.rows", 257, "<= 256"),
+        ("chip.rows", 3001, "<= 3000"),
         ("chip.rows", 0, ">= 1"),
         ("chip.columns", 63, "multiple of 2"),
         ("chip.adc_bits", 13, "<= 12"),
@@ -158,6 +158,20 @@ def test_a_value_out_of_range_names_key_and_range(
     ("key", "value", "named", "expected"),
     [
         ("chip.adc_span_uA", [10.0, 5.0], "chip.adc_span_uA", "low below high"),
+        ("chip.adc_span_uA", None, "chip.adc_span_uA", "this or the other span"),
+        ("chip.adc_span_cells", [1.0, 5.0], "chip.adc_span_cells", "this or the other span"),
+        ("chip.rows", 257, "chip.rows", "at most 256"),
+        ("chip.column_weights", [2, 1], "chip.column_weights", "with the capability GROUPS"),
+        ("chip.input_coding", "bit-planes", "chip.capabilities", "no DIFFERENTIAL"),
+        (
+            "chip.capabilities",
+            ["TERNARY", "SIGNED_INPUTS"],
+            "chip.capabilities",
+            "bit-planes alone",
+        ),
+        ("limits.amplitude_mV", [0, 0], "limits.amplitude_mV", "low below high"),
+        ("limits.pulses_per_command", 0, "limits.pulses_per_command", "at least 1"),
+        ("programming.ramp_step_mV", 0, "programming.ramp_step_mV", "at least 1"),
         ("limits.amplitude_mV", [3300, 500], "limits.amplitude_mV", "low below high"),
         ("limits.width_ns", [200, 100], "limits.width_ns", "low below high"),
         ("device.low_uS", 41.0, "device.high_uS", "above device.low_uS"),

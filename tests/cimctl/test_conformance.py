@@ -30,9 +30,10 @@ from cimctl.conformance.wire import damaged, forged
 from firmware_protocol import frames
 from firmware_protocol import messages as m
 from firmware_protocol.constants import Opcode, Status
+from sim_backend import chip as chip_module
 from sim_backend.chip import Chip
 from sim_backend.commands import Commands, Refused
-from sim_backend.converters import Converter
+from sim_backend.converters import Adding, Converter
 from sim_backend.firmware import Firmware
 from sim_backend.outer import Trains
 from sim_backend.server import PtyServer, Server, TcpServer
@@ -99,6 +100,38 @@ def test_the_chip_of_table_1_passes() -> None:
     assert failures(emulated(catalogue.load("brram-256x64"), chosen=FAST)) == []
 
 
+def test_the_chip_of_bits_passes_with_and_without_its_analog_errors() -> None:
+    chip = catalogue.load("cap-imc-16nm")
+    done = emulated(chip, chosen=FAST)
+    assert failures(done) == []
+    planes = {"products.ternary-groups", "products.ternary-input-bits", "commands.plane-counts",
+              "refusals.program-target-between", "refusals.vmm-split-group"}  # fmt: skip
+    assert not planes & skipped(done)
+    assert {"products.pairs", "cells.pulse-directions"} <= skipped(done)
+    none = {"adc_noise_lsb": 0.0, "cell_mismatch": 0.0, "column_noise_uS": 0.0, "adc_inl_lsb": 0.0}
+    faults = msgspec.structs.replace(chip.imperfections, **none)
+    exact = emulated(msgspec.structs.replace(chip, imperfections=faults), chosen=FAST)
+    assert failures(exact) == []
+
+
+def wrong_group(adding: Adding) -> Adding:
+    return Adding(adding.group, np.abs(adding.weights))
+
+
+def wrong_column(adding: Adding) -> Adding:
+    return Adding(adding.group, np.roll(adding.weights, 1))
+
+
+@pytest.mark.parametrize("fault", [wrong_group, wrong_column])
+def test_columns_added_by_other_weights_are_found(
+    monkeypatch: pytest.MonkeyPatch, fault: Callable[[Adding], Adding]
+) -> None:
+    right = chip_module._adding
+    monkeypatch.setattr(chip_module, "_adding", lambda *given: fault(right(*given)))
+    done = emulated(catalogue.load("cap-imc-16nm"), chosen=cases(("products.",)))
+    assert {"products.groups", "products.signed-groups"} <= {r.name for r in failures(done)}
+
+
 @pytest.fixture
 def served() -> Iterator[Callable[[Server], Server]]:
     opened: list[Server] = []
@@ -146,8 +179,29 @@ UPDATING = with_chip(HASTY, capabilities=(*HASTY.chip.capabilities, "OUTER"))
         {"capabilities": ()},
         {"capabilities": ("SIGNED_INPUTS", "LOAD")},
         {"capabilities": UPDATING.chip.capabilities},
+        {"capabilities": (*UPDATING.chip.capabilities, "GROUPS"), "column_weights": (5, -3, 1)},
+        {
+            "input_coding": "bit-planes",
+            "capabilities": ("SIGNED_INPUTS", "TERNARY", "TRANSPOSED", "LOAD", "ROW_BLOCK_SUMS"),
+        },
+        {
+            "input_coding": "bit-planes",
+            "capabilities": ("SIGNED_INPUTS", "TERNARY", "GROUPS", "IMAGES"),
+            "column_weights": (-2, 1),
+            "input_bits": 3,
+        },
     ],
-    ids=["smallest", "fine-adc", "coarse", "nothing-offered", "little-offered", "all-offered"],
+    ids=[
+        "smallest",
+        "fine-adc",
+        "coarse",
+        "nothing-offered",
+        "little-offered",
+        "all-offered",
+        "groups-of-whole-codes",
+        "planes",
+        "planes-of-groups",
+    ],
 )
 @pytest.mark.parametrize("profile", [HASTY, NATIVE], ids=["noisy", "ideal"])
 def test_other_geometries_pass(profile: Profile, changed: dict[str, Any]) -> None:

@@ -469,6 +469,23 @@ def test_a_profile_that_integers_cannot_hold_is_not_built_for() -> None:
         firmware_build.header(msgspec.structs.replace(profile, costs=costs))
 
 
+@pytest.mark.parametrize(
+    ("section", "changed", "key"),
+    [
+        ("chip", {"input_coding": "bit-planes"}, "chip.input_coding"),
+        ("chip", {"column_weights": (2, 1)}, "chip.column_weights"),
+        ("costs", {"shift_add_pJ": 1.0}, "costs.conversion_pJ"),
+    ],
+)
+def test_a_profile_of_what_the_firmware_does_not_do_is_not_built_for(
+    section: str, changed: dict[str, Any], key: str
+) -> None:
+    profile = catalogue.load("native")
+    part = msgspec.structs.replace(getattr(profile, section), **changed)
+    with pytest.raises(firmware_build.ProfileError, match=key.replace(".", r"\.")):
+        firmware_build.header(msgspec.structs.replace(profile, **{section: part}))
+
+
 # --- training ------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim_backend.converters import (
+    Adding,
     Converter,
     Positions,
     bowed,
@@ -96,6 +97,41 @@ def test_compiled_conversion_has_the_bits_of_the_oracle(
         expected = convert_planes_numpy(sums, power, settings_, place, view[layout](other), errors)
     assert count == expected
     # Compared whole: nothing outside the view may be touched either.
+    assert np.array_equal(one, other)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    batch=st.integers(1, 3),
+    outputs=st.integers(1, 5),
+    group=st.integers(1, 4),
+    places=st.integers(1, 6),
+    step=st.sampled_from((0, 1, 15)),
+    unsigned=st.booleans(),
+    adc_variance=st.sampled_from((0.0, 1e9)),
+    column=st.integers(0, 5000),
+    uneven=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_compiled_groups_have_the_bits_of_the_oracle(
+    batch: int, outputs: int, group: int, places: int, step: int, unsigned: bool,
+    adc_variance: float, column: int, uneven: bool, seed: int,
+) -> None:  # fmt: skip
+    rng = np.random.default_rng(seed)
+    conversions = outputs * group
+    totals = rng.integers(-(2**23), 2**23, (batch, conversions, places))
+    sums = totals.astype(np.float32) if step else planes(totals)
+    low, high = (0, 255) if unsigned else (-128, 127)
+    settings_ = Converter(1 << 15, 30 + 4 * (step == 15), low, high, 0.0, adc_variance)
+    place = Positions(np.uint64(rng.integers(0, 2**63)), 7, 2, column)
+    errors = random_errors(rng, conversions) if uneven else None
+    adding = Adding(group, rng.integers(-1024, 1024, conversions).astype(np.int32))
+    one = rng.integers(-(2**20), 2**20, (batch, outputs, places)).astype(np.int32)
+    other = one.copy()
+    power = no_power(totals.shape)
+    count = convert_planes(sums, power, settings_, place, one, errors, adding, step)
+    expected = convert_planes_numpy(sums, power, settings_, place, other, errors, adding, step)
+    assert count == expected
     assert np.array_equal(one, other)
 
 

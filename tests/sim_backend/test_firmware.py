@@ -141,7 +141,10 @@ def test_hello_tells_what_the_board_is() -> None:
     description = m.Description.decode(hello.description)
     assert (description.tiles, description.rows, description.columns) == (4, 64, 64)
     # The bulk-RRAM SoC updates no region by coincidence.
-    assert description.capabilities == sum(Capability) - Capability.OUTER
+    assert (
+        description.capabilities
+        == sum(Capability) - Capability.OUTER - Capability.GROUPS - Capability.TERNARY
+    )
     assert description.opcodes == sum(1 << o for o in Opcode if o is not Opcode.OUTER)
     assert description.conductance_full_scale == 40_000_000
     assert description.window == EMU.link.window

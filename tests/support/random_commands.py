@@ -157,7 +157,7 @@ class RandomCommands:
         return rows, [2 * c if pairs else c for c in columns]
 
     def _vmm(self) -> Message:
-        flags = self._int(0, 7)
+        flags = self._int(0, 7) + (8 * self._int(0, 3) if self._chance(0.1) else 0)
         pairs = bool(flags & 2)
         rows, columns = self._shape(pairs, 64 if self._chance(0.2) else 12)
         regions = self._grid(rows, columns, pairs)

@@ -5,6 +5,8 @@
 #define TRANSPOSED 1u
 #define DIFFERENTIAL 2u
 #define SIGNED 4u
+#define GROUPS 8u
+#define TERNARY 16u
 #define LINES (BOARD_ROWS > BOARD_COLUMNS ? BOARD_ROWS : BOARD_COLUMNS)
 
 #ifndef BOARD_UNROLLED_LIMIT
@@ -133,6 +135,10 @@ static struct cim_refusal check_product(struct vmm *v) {
         CIM_RETURN_IF_REFUSED(cim_need(CIM_CAP_SIGNED_INPUTS, CIM_DETAIL_SIGNED));
     if (v->flags & DIFFERENTIAL)
         CIM_RETURN_IF_REFUSED(cim_need(CIM_CAP_DIFFERENTIAL, CIM_DETAIL_DIFFERENTIAL));
+    if (v->flags & GROUPS)
+        CIM_RETURN_IF_REFUSED(cim_need(CIM_CAP_GROUPS, CIM_DETAIL_GROUPS));
+    if (v->flags & TERNARY)
+        CIM_RETURN_IF_REFUSED(cim_need(CIM_CAP_TERNARY, CIM_DETAIL_TERNARY));
     if (v->input_bits < 1 || v->input_bits > BOARD_INPUT_BITS)
         return CIM_BAD(CIM_DETAIL_INPUT_BITS, 0, BOARD_INPUT_BITS);
     if (!v->count)

@@ -1,0 +1,86 @@
+"""Cells of one bit: a write sets them exactly, no pulse moves them.
+
+What converters see of a cell is its capacitor, and spreads from cell to cell
+(``imperfections.cell_mismatch``, ``sim_backend.array``); what READ sees is the bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from boards.profile import Profile
+from sim_backend.cells import Cells
+from sim_backend.device import Index, ProgramOutcome
+from sim_backend.outer import Trains
+
+
+class BitCells:
+    """Memory cells; a write counts as a SET pulse where it makes a 1, else as a RESET pulse."""
+
+    reading_error = 0.0
+    pulse_width = 0
+
+    def __init__(self, profile: Profile, seed: int) -> None:
+        del profile, seed  # every chip of this kind writes alike
+
+    def program(
+        self,
+        cells: Cells,
+        tile: int,
+        index: Index,
+        targets: npt.NDArray[np.uint16],
+        *,
+        tolerance: int,
+        cycles: int,
+        readings: npt.NDArray[np.uint16],
+    ) -> ProgramOutcome:
+        """One write of each cell that does not hold its bit yet; nothing is read to verify it."""
+        del cycles  # the first one hits
+        before = cells.conductances[tile][index]
+        wanted = targets.astype(np.int64)
+        missed = np.abs(wanted - before) > tolerance
+        alive = cells.stuck[tile][index] == 0
+        readings[...] = np.where(missed & alive, targets, before)
+        cells.conductances[tile][index] = readings
+        cells.pulses[tile][index] += missed.astype(np.uint32)
+        sets = int(np.count_nonzero(missed & (wanted > before)))
+        return ProgramOutcome(
+            set_pulses=sets,
+            reset_pulses=int(np.count_nonzero(missed)) - sets,
+            reads=0,
+            unconverged=int(np.count_nonzero(np.abs(wanted - readings) > tolerance)),
+        )
+
+    def pulse(
+        self,
+        cells: Cells,
+        tile: int,
+        index: Index,
+        counts: npt.NDArray[np.int16],
+        *,
+        set_amplitude: int,
+        reset_amplitude: int,
+        width: int,
+    ) -> None:
+        """Nothing: PULSE is refused before it comes here."""
+        raise AssertionError("a board of bit cells offers no PULSE")
+
+    def outer(
+        self,
+        cells: Cells,
+        tile: int,
+        index: Index,
+        trains: Trains,
+        *,
+        set_amplitude: int,
+        reset_amplitude: int,
+        width: int,
+    ) -> None:
+        """Nothing: OUTER is refused before it comes here."""
+        raise AssertionError("a board of bit cells offers no OUTER")
+
+    def worst_case_pulses(self, cycles: int) -> int:
+        """A write is one."""
+        del cycles
+        return 1
