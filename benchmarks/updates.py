@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import msgspec
 import numpy as np
+from oracle.turns import ENVIRONMENT, Oracle
 
 from boards import device_settings
 from boards.board import Board
@@ -41,8 +41,6 @@ from sim_backend.chip import Chip
 from sim_backend.firmware import Firmware
 from sim_backend.outer import Trains, totals
 
-HERE = Path(__file__).parent
-ENVIRONMENT = Path(os.environ.get("CIMCTL_ORACLE", Path.home() / ".cache/cimctl/oracle"))
 SIDE, TILE, BATCH = 512, 256, 64
 #: mean steps for x d = 1: a weight gets 5.8, 0.63 and 0.06 pulses an update
 RATES = (10.0, 1.0, 0.1)
@@ -103,41 +101,19 @@ class Ours:
         return time.process_time() - start
 
 
-class Theirs:
-    """aihwkit, in a process of its own."""
-
-    def __init__(self, environment: Path) -> None:
-        self._process = subprocess.Popen(
-            [environment / "bin/python", HERE / "oracle/worker.py"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        )  # fmt: skip
-
-    def seconds(self, rate: float, batch: Words) -> float:
-        assert self._process.stdin and self._process.stdout
-        task = {"do": "updates", "rate": rate, "batch": BATCH, "side": SIDE}
-        self._process.stdin.write(json.dumps(task) + "\n")
-        self._process.stdin.flush()
-        return float(json.loads(self._process.stdout.readline())["seconds"])
-
-    def close(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
-
-
 def quarters() -> list[tuple[slice, slice]]:
     halves = [slice(i, i + TILE) for i in range(0, SIDE, TILE)]
     return [(rows, columns) for rows in halves for columns in halves]
 
 
-def measure(environment: Path, turns: int) -> dict[str, Any]:
+def measure(oracle: Oracle, turns: int) -> dict[str, Any]:
     """Updates a second of each, at each rate: (10th percentile, median, 90th percentile)."""
     generator = np.random.default_rng(0)
     x, d = (generator.standard_normal((BATCH, SIDE)).astype(np.float32) for _ in range(2))
     ours = {pulses: Ours(pulses) for pulses in BARS}
-    theirs = Theirs(environment)
-    runs: dict[str, Callable[[float, Words], float]] = {"aihwkit": theirs.seconds}
+    runs: dict[str, Callable[[float, Words], float]] = {
+        "aihwkit": lambda rate, _: oracle.seconds(do="updates", rate=rate, batch=BATCH, side=SIDE)
+    }
     for pulses, each in ours.items():
         runs |= {f"{pulses}, alone": each.alone, f"{pulses}, wire": each.wire}
     result: dict[str, Any] = {}
@@ -158,7 +134,6 @@ def measure(environment: Path, turns: int) -> dict[str, Any]:
             "updates_per_second": found,
             "ratio": {n: f[1] / found["aihwkit"][1] for n, f in found.items() if n != "aihwkit"},
         }
-    theirs.close()
     return result
 
 
@@ -168,7 +143,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    result = measure(options.environment, options.turns)
+    with Oracle(options.environment) as oracle:
+        result = measure(oracle, options.turns)
     for rate, row in result.items():
         print(f"rate {rate}, trains of {row['slots']} slots: updates of 512 x 512 a second")
         for name, (low, middle, high) in row["updates_per_second"].items():

@@ -231,7 +231,7 @@ def pulse_closed(  # type: ignore[no-untyped-def]
         decay, growth = _rates(step, slope, law.cycle_variation, law.additive)
         w = (conductances[index] + hidden[index] - law.zero) / law.unit + me[REFERENCE]
         while left:
-            now = np.int64(min(left, MOST))
+            now = left if left < MOST else np.int64(MOST)
             total, spread, power = 0.0, 0.0, 1.0
             for _ in range(now):
                 total, spread, power = _grown(total, spread, power, decay, growth)
