@@ -103,8 +103,8 @@ def main() -> None:
             result[name] = measure(name, options.turns, oracle, Path(folder))
             ours, theirs = (result[name]["images_per_second"][k] for k in ("ours", "theirs"))
             print(
-                f"{name:7} {ours[1]:6.0f} images a second ({ours[0]:.0f} to {ours[2]:.0f}), aihwkit "
-                f"{theirs[1]:.0f} ({theirs[0]:.0f} to {theirs[2]:.0f}): "
+                f"{name:7} {ours[1]:6.0f} images a second ({ours[0]:.0f} to {ours[2]:.0f}), "
+                f"aihwkit {theirs[1]:.0f} ({theirs[0]:.0f} to {theirs[2]:.0f}): "
                 f"{result[name]['ratio']:.1f} x, bar {BAR:g} x",
                 flush=True,
             )

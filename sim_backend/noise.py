@@ -77,12 +77,17 @@ def uniform(stream_key: np.uint64, index: npt.NDArray[np.uint64]) -> npt.NDArray
 
 
 @numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
-def hash_at(stream_key: np.uint64, position: np.uint64, quad: np.uint64) -> np.uint64:
-    """Compiled: the 64 bits behind four lanes of one position."""
-    z = stream_key + position * GAMMA + quad * MIX_1 + GAMMA
-    z = (z ^ (z >> np.uint64(30))) * MIX_1
+def mixed(place: np.uint64) -> np.uint64:
+    """Compiled: what ``hash_at`` makes of its sum, for loops that keep the sum."""
+    z = (place ^ (place >> np.uint64(30))) * MIX_1
     z = (z ^ (z >> np.uint64(27))) * MIX_2
     return z ^ (z >> np.uint64(31))
+
+
+@numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
+def hash_at(stream_key: np.uint64, position: np.uint64, quad: np.uint64) -> np.uint64:
+    """Compiled: the 64 bits behind four lanes of one position."""
+    return mixed(stream_key + position * GAMMA + quad * MIX_1 + GAMMA)
 
 
 @numba.njit(inline="always")  # type: ignore[misc, unused-ignore]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from sim_backend.noise import GAMMA, MIX_1, MIX_2, UNIT
+from sim_backend.noise import GAMMA, MIX_1, UNIT, mixed
 from sim_backend.outer import ones
 from sim_backend.step_law import (
     DOWN,
@@ -40,19 +40,11 @@ BITS, LEFT, GIVEN = (LANES * i for i in range(3))
 OWN_LOW, OWN_HIGH, OWN_UP, OWN_DOWN, OWN_SHAPE_UP, OWN_SHAPE_DOWN = (LANES * i for i in range(6))
 
 
-@numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
-def _mixed(place):  # type: ignore[no-untyped-def]
-    """The hash of ``noise.hash_at`` from the sum it starts with."""
-    z = (place ^ (place >> np.uint64(30))) * MIX_1
-    z = (z ^ (z >> np.uint64(27))) * MIX_2
-    return z ^ (z >> np.uint64(31))
-
-
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
 def draw(k, places, picked, deviates, z):  # type: ignore[no-untyped-def]
     """Deviates of pulse ``k``.  Apart from the hashes, so that these are vector instructions."""
     for j in range(LANES):
-        picked[j] = _mixed(places[j] + np.uint64(k) * GAMMA) & np.uint64(0xFFFF)
+        picked[j] = mixed(places[j] + np.uint64(k) * GAMMA) & np.uint64(0xFFFF)
     for j in range(LANES):
         z[j] = deviates[picked[j]]
 
