@@ -137,9 +137,13 @@ class StepSettings(DeviceSettings, frozen=True, kw_only=True):
         write_noise: standard deviation, in steps, of what the converters see around the state after
             each pulse.
         pulse: amplitude and width.
+        pulses: whether several pulses of one direction are simulated one by one, or in closed form
+            (``sim_backend.closed_form``).
     """
 
     FINE: ClassVar[bool] = True
+    #: whether the model's step is linear in the weight, so that there is a closed form
+    CLOSED_FORM: ClassVar[bool] = False
 
     bounds: tuple[Finite, Finite]
     step: Positive
@@ -150,6 +154,7 @@ class StepSettings(DeviceSettings, frozen=True, kw_only=True):
     asymmetry_variation: NonNegative = 0.0
     cycle_noise: Literal["multiplicative", "additive"] = "multiplicative"
     write_noise: NonNegative = 0.0
+    pulses: Literal["each", "closed-form"] = "each"
 
     def contradictions(self) -> list[tuple[str, str, bool]]:
         low, high = self.bounds
@@ -166,11 +171,18 @@ class StepSettings(DeviceSettings, frozen=True, kw_only=True):
                 "below device.pulse.amplitude_mV",
                 self.pulse.threshold_mV < self.pulse.amplitude_mV,
             ),
+            (
+                "device.pulses",
+                f"each: there is no closed form of {self.model}",
+                self.pulses == "each" or self.CLOSED_FORM,
+            ),
         ]
 
 
 class ConstantStep(StepSettings, frozen=True, kw_only=True, tag="constant-step"):
     """Every pulse moves the device by the same step."""
+
+    CLOSED_FORM: ClassVar[bool] = True
 
 
 class LinearStep(StepSettings, frozen=True, kw_only=True, tag="linear-step"):
@@ -182,6 +194,8 @@ class LinearStep(StepSettings, frozen=True, kw_only=True, tag="linear-step"):
         slope_variation: its spread from device to device, absolute; up and down.
     """
 
+    CLOSED_FORM: ClassVar[bool] = True
+
     slope: tuple[NonNegative, NonNegative]
     slope_variation: tuple[NonNegative, NonNegative] = (0.0, 0.0)
 
@@ -191,6 +205,8 @@ class LinearStep(StepSettings, frozen=True, kw_only=True, tag="linear-step"):
 
 class SoftBounds(StepSettings, frozen=True, kw_only=True, tag="soft-bounds"):
     """The step falls linearly to zero at the device's own bound."""
+
+    CLOSED_FORM: ClassVar[bool] = True
 
     def contradictions(self) -> list[tuple[str, str, bool]]:
         return [*super().contradictions(), _around_zero(self)]
@@ -204,6 +220,8 @@ class SoftBoundsReference(StepSettings, frozen=True, kw_only=True, tag="soft-bou
         reference_variation: its spread from device to device, absolute.
         subtract_symmetry_point: whether the device's own symmetry point is subtracted, too.
     """
+
+    CLOSED_FORM: ClassVar[bool] = True
 
     reference: Finite = 0.0
     reference_variation: NonNegative = 0.0

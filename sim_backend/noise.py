@@ -19,9 +19,9 @@ from firmware_protocol import constants as c
 
 UNIT = 1.0 / (1 << c.NOISE_FRACTION_BITS)
 
-_GAMMA = np.uint64(c.GOLDEN_GAMMA)
-_MIX_1 = np.uint64(c.MIX_1)
-_MIX_2 = np.uint64(c.MIX_2)
+GAMMA = np.uint64(c.GOLDEN_GAMMA)
+MIX_1 = np.uint64(c.MIX_1)
+MIX_2 = np.uint64(c.MIX_2)
 
 
 @cache
@@ -48,9 +48,9 @@ def key(seed: int, tile: int, stream: int) -> np.uint64:
 def splitmix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """The output function of splitmix64, on an array (also of no dimension)."""
     with np.errstate(over="ignore"):
-        z = value + _GAMMA
-        z = (z ^ (z >> np.uint64(30))) * _MIX_1
-        z = (z ^ (z >> np.uint64(27))) * _MIX_2
+        z = value + GAMMA
+        z = (z ^ (z >> np.uint64(30))) * MIX_1
+        z = (z ^ (z >> np.uint64(27))) * MIX_2
         return np.asarray(z ^ (z >> np.uint64(31)))
 
 
@@ -61,7 +61,7 @@ def normal(
 ) -> npt.NDArray[np.float64]:
     """Normal deviates for broadcast arrays of positions and lane indices."""
     with np.errstate(over="ignore"):
-        place = stream_key + position * _GAMMA + (index >> np.uint64(2)) * _MIX_1
+        place = stream_key + position * GAMMA + (index >> np.uint64(2)) * MIX_1
     hashed = splitmix(place)
     lane = (index & np.uint64(3)) * np.uint64(c.NOISE_TABLE_BITS)
     picked = (hashed >> lane) & np.uint64((1 << c.NOISE_TABLE_BITS) - 1)
@@ -72,17 +72,22 @@ def normal(
 def uniform(stream_key: np.uint64, index: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
     """Uniform deviates in [0, 1), one for each index."""
     with np.errstate(over="ignore"):
-        hashed = splitmix(stream_key + index * _GAMMA)
+        hashed = splitmix(stream_key + index * GAMMA)
     return (hashed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+@numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
+def mixed(place: np.uint64) -> np.uint64:
+    """Compiled: what ``hash_at`` makes of its sum, for loops that keep the sum."""
+    z = (place ^ (place >> np.uint64(30))) * MIX_1
+    z = (z ^ (z >> np.uint64(27))) * MIX_2
+    return z ^ (z >> np.uint64(31))
 
 
 @numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
 def hash_at(stream_key: np.uint64, position: np.uint64, quad: np.uint64) -> np.uint64:
     """Compiled: the 64 bits behind four lanes of one position."""
-    z = stream_key + position * _GAMMA + quad * _MIX_1 + _GAMMA
-    z = (z ^ (z >> np.uint64(30))) * _MIX_1
-    z = (z ^ (z >> np.uint64(27))) * _MIX_2
-    return z ^ (z >> np.uint64(31))
+    return mixed(stream_key + position * GAMMA + quad * MIX_1 + GAMMA)
 
 
 @numba.njit(inline="always")  # type: ignore[misc, unused-ignore]

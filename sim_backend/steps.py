@@ -28,7 +28,7 @@ The compiled functions work cell by cell; ``sim_backend.steps_numpy`` has the or
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
+from typing import Final
 
 import numba
 import numpy as np
@@ -40,17 +40,34 @@ from firmware_protocol import constants as c
 from sim_backend import noise
 from sim_backend.bulk_rram import CHECK_LANE, READ_BACK_LANE, VERIFY_LANE, keys_of
 from sim_backend.cells import Cells
+from sim_backend.closed_form import outer_closed, pulse_closed
 from sim_backend.device import Index, ProgramOutcome
-from sim_backend.noise import UNIT, hash_at, lane_of, quantile_table
+from sim_backend.noise import hash_at, quantile_table
 from sim_backend.outer import Trains, hits
+from sim_backend.step_lanes import outer_lanes
+from sim_backend.step_law import (
+    CONSTANT,
+    CYCLE_LANE,
+    DOWN,
+    EXPONENTIAL,
+    HIGH,
+    LINEAR,
+    LOW,
+    PHASE,
+    PIECEWISE,
+    POWER,
+    REFERENCE,
+    SHAPE_DOWN,
+    SHAPE_UP,
+    SOFT,
+    UP,
+    Law,
+    deviate,
+    seen,
+)  # fmt: skip
 
 Floats = npt.NDArray[np.float64]
 
-CONSTANT, LINEAR, SOFT, EXPONENTIAL, POWER, PIECEWISE, PHASE = range(7)
-#: lanes of the pulse stream at one position
-CYCLE_LANE, WRITE_LANE = 0, 1
-#: columns of a device's own parameters
-LOW, HIGH, UP, DOWN, SHAPE_UP, SHAPE_DOWN, REFERENCE = range(7)
 #: programming may take this many times the pulses of a way from bound to bound, each way and cycle
 _PATIENCE = 2
 _KINDS: Final[dict[type[settings.DeviceSettings], int]] = {
@@ -63,26 +80,6 @@ _KINDS: Final[dict[type[settings.DeviceSettings], int]] = {
     settings.PiecewiseStep: PIECEWISE,
     settings.PhaseChange: PHASE,
 }
-
-
-class Law(NamedTuple):
-    """What all devices of a chip share; weights are normalised, conductances 16-bit units."""
-
-    kind: int
-    additive: bool
-    cycle_variation: float
-    write_noise: float
-    #: conductance of weight 0, and of a weight of 1 above it
-    zero: float
-    unit: float
-    #: 16-bit conductance of one mean step
-    step: float
-    #: pulses that programming gives to a cell in one direction and cycle at most
-    most: int
-    programming_error: float
-    reading_error: float
-    #: of the exponential step: A and gamma up and down, scale, shift
-    exponential: tuple[float, float, float, float, float, float]
 
 
 class Steps:
@@ -136,11 +133,17 @@ class Steps:
         width: int,
     ) -> None:
         """Open-loop pulses: SET moves up, RESET down."""
+        state = cells.conductances[tile], cells.hidden[tile], cells.pulses[tile], cells.stuck[tile]
+        drives = self._drives(set_amplitude, reset_amplitude, width)
+        if self._device.pulses == "closed-form":
+            pulse_closed(
+                *state, index, counts, *drives, self._law, self._own[tile], self._keys[tile],
+                quantile_table(),
+            )  # fmt: skip
+            return
         _pulse_all(
-            cells.conductances[tile], cells.hidden[tile], cells.pulses[tile], cells.stuck[tile],
-            index, counts, drive_of(self._device.pulse, set_amplitude, width),
-            drive_of(self._device.pulse, reset_amplitude, width), self._law, self._own[tile],
-            self._table, self._keys[tile], quantile_table(),
+            *state, index, counts, *drives, self._law, self._own[tile], self._table,
+            self._keys[tile], quantile_table(),
         )  # fmt: skip
 
     def outer(
@@ -154,13 +157,25 @@ class Steps:
         reset_amplitude: int,
         width: int,
     ) -> None:
-        """Updates by coincidence, pulse by pulse."""
+        """Updates by coincidence, pulse by pulse or in closed form."""
+        state = cells.conductances[tile], cells.hidden[tile], cells.pulses[tile], cells.stuck[tile]
+        drives = self._drives(set_amplitude, reset_amplitude, width)
+        closed = self._device.pulses == "closed-form"
+        if closed or (self._device.CLOSED_FORM and all(drives)):
+            kernel = outer_closed if closed else outer_lanes
+            kernel(
+                *state, index, trains.rows, np.ascontiguousarray(trains.columns.T), trains.length,
+                *drives, self._law, self._own[tile], self._keys[tile], quantile_table(),
+            )  # fmt: skip
+            return
         _outer_all(
-            cells.conductances[tile], cells.hidden[tile], cells.pulses[tile], cells.stuck[tile],
-            index, *trains, drive_of(self._device.pulse, set_amplitude, width),
-            drive_of(self._device.pulse, reset_amplitude, width), self._law, self._own[tile],
-            self._table, self._keys[tile], quantile_table(),
+            *state, index, *trains, *drives, self._law, self._own[tile], self._table,
+            self._keys[tile], quantile_table(),
         )  # fmt: skip
+
+    def _drives(self, set_amplitude: int, reset_amplitude: int, width: int) -> tuple[float, float]:
+        pulse = self._device.pulse
+        return drive_of(pulse, set_amplitude, width), drive_of(pulse, reset_amplitude, width)
 
     def worst_case_pulses(self, cycles: int) -> int:
         return 2 * cycles * self._law.most
@@ -213,10 +228,10 @@ def own_of(profile: Profile, seed: int, tile: int, law: Law) -> Floats:
     apart = device.asymmetry_variation * z[1]
     own[:, UP] = device.step * np.abs(gain + min(device.asymmetry, 0.0) + apart)
     own[:, DOWN] = device.step * np.abs(gain - max(device.asymmetry, 0.0) - apart)
-    for column, bound, of, deviate in zip(
+    for column, bound, of, drawn in zip(
         (LOW, HIGH), device.bounds, device.bound_variation, z[2:4], strict=True
     ):
-        own[:, column] = bound * np.abs(1 + of * deviate)
+        own[:, column] = bound * np.abs(1 + of * drawn)
     _shape(device, own, z[4:6])
     if isinstance(device, settings.SoftBoundsReference):
         own[:, REFERENCE] = device.reference + device.reference_variation * z[6]
@@ -285,11 +300,6 @@ def mean_step(device: settings.StepSettings, weight: Floats, upwards: bool) -> F
     return change
 
 
-@numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
-def _deviate(table, hashed, lane):  # type: ignore[no-untyped-def]
-    return table[lane_of(hashed, lane)] * UNIT
-
-
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
 def _factor(kind, w, upwards, own, table, shape):  # type: ignore[no-untyped-def]
     """F of the module docstring."""
@@ -330,7 +340,7 @@ def _stepped(w, count, index, drive, upwards, law, own, table, keys, normal):  #
     """The weight after one pulse; ``count`` is how many pulses the cell had before."""
     factor = _factor(law.kind, w, upwards, own, table, law.exponential)
     hashed = hash_at(keys.pulse, np.uint64(count), np.uint64(index))
-    cycle = law.cycle_variation * _deviate(normal, hashed, CYCLE_LANE)
+    cycle = law.cycle_variation * deviate(normal, hashed, CYCLE_LANE)
     factor = factor + cycle if law.additive else factor * (1.0 + cycle)
     if upwards:
         w = w + drive * own[UP] * factor
@@ -339,16 +349,6 @@ def _stepped(w, count, index, drive, upwards, law, own, table, keys, normal):  #
     else:
         w = w - drive * own[DOWN] * factor
     return min(own[HIGH], max(own[LOW], w))
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _seen(w, count, index, law, own, keys, normal):  # type: ignore[no-untyped-def]
-    """The 16-bit conductance of a weight, with its write noise."""
-    g = law.zero + (w - own[REFERENCE]) * law.unit
-    if law.write_noise > 0.0:
-        hashed = hash_at(keys.pulse, np.uint64(count), np.uint64(index))
-        g += law.write_noise * law.unit * _deviate(normal, hashed, WRITE_LANE)
-    return min(65535.0, max(0.0, np.rint(g)))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
@@ -369,7 +369,7 @@ def _pulse_all(  # type: ignore[no-untyped-def]
         w = (conductances[index] + hidden[index] - law.zero) / law.unit + me[REFERENCE]
         for k in range(abs(wanted)):
             w = _stepped(w, n + k, index, drive, upwards, law, me, table, keys, normal)
-        g = _seen(w, n + abs(wanted), index, law, me, keys, normal)
+        g = seen(w, n + abs(wanted), index, law, me, keys, normal)
         conductances[index] = np.uint16(g)
         hidden[index] = law.zero + (w - me[REFERENCE]) * law.unit - g
 
@@ -398,7 +398,7 @@ def _outer_all(  # type: ignore[no-untyped-def]
             n += abs(wanted)
         pulses[index] = np.uint32(n)
         if moved:
-            g = _seen(w, n, index, law, me, keys, normal)
+            g = seen(w, n, index, law, me, keys, normal)
             conductances[index] = np.uint16(g)
             hidden[index] = law.zero + (w - me[REFERENCE]) * law.unit - g
 
@@ -406,7 +406,7 @@ def _outer_all(  # type: ignore[no-untyped-def]
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
 def _reading(g, count, index, lane, epoch, law, keys, normal):  # type: ignore[no-untyped-def]
     hashed = hash_at(keys.verify, np.uint64(count) + epoch, np.uint64(index))
-    error = np.rint(law.reading_error * _deviate(normal, hashed, lane))
+    error = np.rint(law.reading_error * deviate(normal, hashed, lane))
     return min(65535.0, max(0.0, g + error))
 
 
@@ -442,7 +442,7 @@ def _program(  # type: ignore[no-untyped-def]
                 n += burst
                 given += burst
                 if stuck[index] == 0:
-                    g = _seen(w, n, index, law, me, keys, normal)
+                    g = seen(w, n, index, law, me, keys, normal)
                 read = _reading(g, n, index, VERIFY_LANE, epoch, law, keys, normal)
                 reads += 1
             spent[phase % 2] += given
@@ -451,9 +451,9 @@ def _program(  # type: ignore[no-untyped-def]
         if n > before and stuck[index] == 0:
             if law.programming_error > 0.0:
                 hashed = hash_at(keys.program, np.uint64(n), np.uint64(index))
-                w += law.programming_error * _deviate(normal, hashed, 0) / law.unit
+                w += law.programming_error * deviate(normal, hashed, 0) / law.unit
                 w = min(me[HIGH], max(me[LOW], w))
-                g = _seen(w, n, index, law, me, keys, normal)
+                g = seen(w, n, index, law, me, keys, normal)
             conductances[index] = np.uint16(g)
             hidden[index] = law.zero + (w - me[REFERENCE]) * law.unit - g
         pulses[index] = np.uint32(n)

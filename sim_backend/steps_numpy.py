@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim_backend import steps as s
+from sim_backend import step_law as s
 from sim_backend.bulk_rram import CHECK_LANE, READ_BACK_LANE, VERIFY_LANE, Keys
+from sim_backend.closed_form import MOST
 from sim_backend.device import ProgramOutcome
 from sim_backend.noise import normal
+from sim_backend.outer import Trains, totals_numpy
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -107,6 +109,35 @@ class Array:
         self._moved |= moves
         self.count = self.count + active
 
+    def move(self, counts: Integers, drives: tuple[float, float]) -> None:
+        """Pulses in closed form, at most ``closed_form.MOST`` of one direction for each cell."""
+        law, own = self._law, self._own
+        up = counts > 0
+        step = np.where(up, drives[0] * own[:, s.UP], -(drives[1] * own[:, s.DOWN]))
+        slope = np.where(up, own[:, s.SHAPE_UP], own[:, s.SHAPE_DOWN])
+        if law.kind == s.SOFT:
+            slope = -1.0 / np.where(up, own[:, s.HIGH], own[:, s.LOW])
+        decay = np.maximum(0.0, 1.0 + slope * step)
+        lost = slope * step * law.cycle_variation
+        growth = np.ones_like(step) if law.additive else decay * decay + lost * lost
+        total, spread, power = np.zeros_like(step), np.zeros_like(step), np.ones_like(step)
+        for n in range(int(np.abs(counts).max(initial=0))):
+            more = n < np.abs(counts)
+            total = np.where(more, total * decay + 1.0, total)
+            spread = np.where(more, spread * growth + power, spread)
+            power = power * (decay * decay)
+        mean = (step * total).astype(np.float32).astype(np.float64)
+        variation = (np.abs(step) * law.cycle_variation).astype(np.float32)
+        noise = (variation * np.sqrt(spread.astype(np.float32))).astype(np.float64)
+        f = 1.0 + slope * self.w
+        away = noise * self._deviate(self._keys.pulse, s.CYCLE_LANE)
+        w = self.w + mean * f + (away if law.additive else away * f)
+        w = np.minimum(own[:, s.HIGH], np.maximum(own[:, s.LOW], w))
+        moves = (counts != 0) & self._alive & (np.where(up, *drives) != 0.0)
+        self.w = np.where(moves, w, self.w)
+        self._moved |= moves
+        self.count = self.count + np.abs(counts)
+
     def look(self, where: Mask) -> None:
         """What the converters see of the cells from now on."""
         law = self._law
@@ -155,6 +186,27 @@ def pulse(
             array.step((left > 0) & ((counts > 0) == upwards), drive, upwards)
         left = np.maximum(left - 1, 0)
     array.look(np.ones(counts.size, dtype=bool))
+    array.store()
+
+
+def pulse_closed(array: Array, counts: npt.NDArray[np.int16], drives: tuple[float, float]) -> None:
+    """The oracle of ``closed_form.pulse_closed``."""
+    left = counts.astype(np.int64)
+    while left.any():
+        now = np.clip(left, -MOST, MOST)
+        array.move(now, drives)
+        left = left - now
+    array.look(np.ones(counts.size, dtype=bool))
+    array.store()
+
+
+def outer_closed(array: Array, trains: Trains, drives: tuple[float, float]) -> None:
+    """The oracle of ``closed_form.outer_closed``."""
+    for u in range(trains.rows.shape[1]):
+        one = Trains(trains.rows[:, u : u + 1], trains.columns[:, u : u + 1], trains.length)
+        sets, resets = totals_numpy(one)
+        array.move(sets.astype(np.int64) - resets, drives)
+    array.look(np.ones(array.w.size, dtype=bool))
     array.store()
 
 

@@ -36,6 +36,7 @@ from cimctl.algorithms.settings import Settings
 from cimctl.analog.draws import hash_numpy, key_of
 from cimctl.analog.fast_array import FastArray
 from cimctl.analog.in_memory import InMemoryLayer
+from cimctl.analog.quantiser import largest_magnitudes
 
 Numbers = np.ndarray[Any, Any]
 #: running means of the largest inputs and errors forget by this factor a batch
@@ -79,8 +80,8 @@ class Transfer:
     def see(self, x: Numbers, d: Numbers) -> None:
         """Follows a batch's largest inputs and errors."""
         for name, values in (("x_mean", x), ("d_mean", d)):
-            largest = np.abs(values).max(axis=1)
-            now = float(largest[largest > 0].mean()) if largest.any() else 0.0
+            most = largest_magnitudes(values)
+            now = float(most[most > 0].mean()) if most.any() else 0.0
             before = getattr(self, name)
             if now:
                 setattr(self, name, _DECAY * before + (1 - _DECAY) * now if before else now)

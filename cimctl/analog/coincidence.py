@@ -21,7 +21,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from cimctl.analog.draws import hash_at, hash_numpy
+from cimctl.analog.draws import hash_numpy
+from cimctl.analog.quantiser import largest_magnitudes
+from sim_backend.noise import GAMMA, MIX_1, mixed
 from sim_backend.outer import ones
 
 Floats = npt.NDArray[np.float32]
@@ -32,6 +34,8 @@ LONGEST = 31
 _ONE = 1 << 16
 #: hashes that one line of one vector has for itself: 16 words of 32 bits
 _HASHES = 8
+#: trains that are drawn together
+_TOGETHER = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +76,18 @@ def words(x: Floats, d: Floats, rate: float, trains: Trains, key: int) -> Words:
     length = min(trains.longest, _most_slots(x, d, rate)) if trains.fit_length else trains.longest
     inputs = np.zeros(x.shape, dtype=np.uint32)
     outputs = np.zeros(d.shape, dtype=np.uint32)
-    _words(
-        x, d, rate, trains.longest, trains.balance, trains.fit_length, np.uint64(key), length,
-        inputs, outputs,
+    sign = np.uint32(1 << length)
+    alive = _words(
+        x, d, largest_magnitudes(x), largest_magnitudes(d), rate, trains.longest, trains.balance,
+        trains.fit_length, np.uint64(key), inputs, outputs, sign,
     )  # fmt: skip
-    slots = np.uint32((1 << length) - 1)
-    alive = (inputs & slots).any(1) & (outputs & slots).any(1)
-    return Words(inputs[alive], outputs[alive], length)
+    return Words(inputs[:alive], outputs[:alive], length)
 
 
 def _most_slots(x: Floats, d: Floats, rate: float) -> int:
     if not x.size or not d.size:
         return 1
-    x_most, d_most = (np.abs(a).max(1).astype(np.float64) for a in (x, d))
+    x_most, d_most = (largest_magnitudes(a).astype(np.float64) for a in (x, d))
     # In the order of the compiled product: a last bit more would be a slot more.
     return max(1, int(np.ceil(min(float((rate * x_most * d_most).max()), float(LONGEST)))))
 
@@ -106,121 +109,110 @@ def coincidences(
     """
     total = np.zeros((d.shape[1], x.shape[1]), dtype=np.int32)
     net = np.zeros_like(total)
-    _coincidences(
-        x, d, rate, trains.longest, trains.balance, trains.fit_length, np.uint64(key), total, net
-    )
+    drawn = words(x, d, rate, trains, key)
+    _coincidences(drawn.inputs, drawn.outputs, drawn.length, total, net)
     return (total + net) // 2, (total - net) // 2
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _train(probability, mask, key, vector, line):  # type: ignore[no-untyped-def]
-    """Slots in which a 16-bit number drawn for each is below the probability, both bit by bit."""
-    if probability >= _ONE:
-        return mask
-    below, open_slots = np.uint32(0), mask
-    hashed = np.uint64(0)
-    for i in range(16):
-        if i & 1 == 0:
-            hashed = hash_at(key, vector, np.uint64(line * _HASHES + (i >> 1)))
-            drawn = np.uint32(hashed & np.uint64(0xFFFFFFFF))
-        else:
-            drawn = np.uint32(hashed >> np.uint64(32))
-        if (probability >> (15 - i)) & 1:
-            below |= open_slots & ~drawn
-            open_slots &= drawn
-        else:
-            open_slots &= ~drawn
-        # What is left cannot fall below any more, or is decided.
-        if open_slots == 0 or probability & ((1 << (15 - i)) - 1) == 0:
-            break
-    return below
+def _trains(count, wanted, place, mask, below, undecided, drawn):  # type: ignore[no-untyped-def]
+    """Slots in which a 16-bit number drawn for each is below the probability, both bit by bit.
 
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _lines(values, factor, mask, key, vector, first, words, signs, active):  # type: ignore[no-untyped-def]
-    """Trains and signs of the lines that fire; returns how many there are."""
-    count = 0
-    for i in range(values.size):
-        value = np.float64(values[i])
-        if value == 0.0:
-            continue
-        probability = np.int64(min(float(_ONE), np.rint(abs(value) * factor * _ONE)))
-        if probability == 0:
-            continue
-        word = _train(probability, mask, key, vector, first + i)
-        if word:
-            words[count] = word
-            signs[count] = 1 if value > 0.0 else -1
-            active[count] = i
-            count += 1
-    return count
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _draw(x, d, rate, longest, balance, fit_length, key, place, x_lines, d_lines):  # type: ignore[no-untyped-def]
-    """Draws the trains of one vector; returns how many lines of each side fire.
-
-    ``x_lines`` and ``d_lines`` take them, see ``_scratch``.
+    Many trains at once and without a branch, so that these are vector instructions.
     """
-    x_most, d_most = np.float32(0.0), np.float32(0.0)
-    for j in range(d.size):
-        d_most = max(d_most, abs(d[j]))
-    if d_most == 0.0:
-        return 0, 0
-    for i in range(x.size):
-        x_most = max(x_most, abs(x[i]))
-    if x_most == 0.0:
-        return 0, 0
-    slots = longest
-    if fit_length:
-        slots = np.int64(min(float(longest), np.ceil(rate * x_most * d_most)))
-    mask = np.uint32((1 << slots) - 1)
-    common = np.sqrt(rate / slots)
-    ratio = np.sqrt(np.float64(d_most) / np.float64(x_most)) if balance else 1.0
-    d_count = _lines(
-        d, common / ratio, mask, key, place, x.size, d_lines[0], d_lines[1], d_lines[2]
-    )
-    if d_count == 0:
-        return 0, 0
-    x_count = _lines(x, common * ratio, mask, key, place, 0, x_lines[0], x_lines[1], x_lines[2])
-    return x_count, d_count
+    for j in range(count):
+        below[j], undecided[j] = 0, mask[j]
+    for half in range(_HASHES):
+        for j in range(count):
+            drawn[j] = mixed(place[j] + np.uint64(half) * MIX_1)
+        left = np.uint64(0)
+        for j in range(count):
+            first = np.uint64(-((wanted[j] >> (15 - 2 * half)) & 1))
+            second = np.uint64(-((wanted[j] >> (14 - 2 * half)) & 1))
+            next_ = drawn[j] >> np.uint64(32)
+            rest = undecided[j] & ~(drawn[j] ^ first)
+            below[j] |= (undecided[j] & ~drawn[j] & first) | (rest & ~next_ & second)
+            undecided[j] = rest & ~(next_ ^ second)
+            left |= undecided[j]
+        if left == 0:
+            break
+    for j in range(count):
+        below[j] = mask[j] if wanted[j] >= _ONE else below[j]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
+def _offer(values, factor, start, mask, count, wanted, place, masks):  # type: ignore[no-untyped-def]
+    """Adds a vector's lines to the trains to be drawn; those that cannot fire, too."""
+    for i in range(values.size):
+        probability = np.rint(np.float64(abs(values[i])) * factor * _ONE)
+        wanted[count + i] = np.int64(min(float(_ONE), probability))
+        place[count + i] = start + np.uint64(i * _HASHES) * MIX_1
+        masks[count + i] = mask
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
+def _words(x, d, x_most, d_most, rate, longest, balance, fit_length, key, out_x, out_d, sign):  # type: ignore[no-untyped-def]  # fmt: skip
+    """Draws the trains of a batch; ``sign`` is the bit that words of negative numbers get.
+
+    Vectors that give no pulse are left out; returns how many there are.
+    """
+    lines = x.shape[1] + d.shape[1]
+    room = max(1, _TOGETHER // lines) * lines
+    wanted, below = np.empty(room, np.int64), np.empty(room, np.uint64)
+    place, masks = np.empty(room, np.uint64), np.empty(room, np.uint64)
+    undecided, drawn = np.empty(room, np.uint64), np.empty(room, np.uint64)
+    vectors = np.empty(room // lines, np.int64)
+    alive, count = 0, 0
+    for v in range(x.shape[0] + 1):
+        if count == vectors.size or v == x.shape[0]:
+            _trains(count * lines, wanted, place, masks, below, undecided, drawn)
+            for k in range(count):
+                some_x = _put(x[vectors[k]], below[k * lines :], sign, out_x[alive])
+                some_d = _put(d[vectors[k]], below[k * lines + x.shape[1] :], sign, out_d[alive])
+                alive += some_x and some_d
+            count = 0
+        if v == x.shape[0] or x_most[v] == 0.0 or d_most[v] == 0.0:
+            continue
+        slots = longest
+        if fit_length:
+            slots = np.int64(min(float(longest), np.ceil(rate * x_most[v] * d_most[v])))
+        mask = np.uint64((1 << slots) - 1)
+        common = np.sqrt(rate / slots)
+        ratio = np.sqrt(np.float64(d_most[v]) / np.float64(x_most[v])) if balance else 1.0
+        start = key + np.uint64(v) * GAMMA + GAMMA
+        at = count * lines
+        _offer(x[v], common * ratio, start, mask, at, wanted, place, masks)
+        start += np.uint64(x.shape[1] * _HASHES) * MIX_1
+        _offer(d[v], common / ratio, start, mask, at + x.shape[1], wanted, place, masks)
+        vectors[count] = v
+        count += 1
+    return alive
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def _scratch(lines):  # type: ignore[no-untyped-def]
-    """Words, signs and places of the lines of one vector that fire."""
-    return np.empty(lines, np.uint32), np.empty(lines, np.int32), np.empty(lines, np.int64)
+def _put(values, below, sign, out):  # type: ignore[no-untyped-def]
+    """Writes a vector's words; returns whether one of them has a pulse."""
+    joined = np.uint64(0)
+    for i in range(values.size):
+        word = np.uint32(below[i])
+        out[i] = word | (sign if word != 0 and values[i] < 0.0 else np.uint32(0))
+        joined |= below[i]
+    return joined != 0
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _words(x, d, rate, longest, balance, fit_length, key, length, out_x, out_d):  # type: ignore[no-untyped-def]
-    x_lines, d_lines = _scratch(x.shape[1]), _scratch(d.shape[1])
-    sign = np.uint32(1 << length)
-    for v in range(x.shape[0]):
-        x_count, d_count = _draw(
-            x[v], d[v], rate, longest, balance, fit_length, key, np.uint64(v), x_lines, d_lines
-        )
-        for out, lines, count in ((out_x, x_lines, x_count), (out_d, d_lines, d_count)):
-            words, signs, active = lines
-            for i in range(count):
-                out[v, active[i]] = words[i] | (sign if signs[i] < 0 else np.uint32(0))
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _coincidences(x, d, rate, longest, balance, fit_length, key, total, net):  # type: ignore[no-untyped-def]
-    x_lines, d_lines = _scratch(x.shape[1]), _scratch(d.shape[1])
-    x_words, x_signs, x_active = x_lines
-    d_words, d_signs, d_active = d_lines
-    for v in range(x.shape[0]):
-        x_count, d_count = _draw(
-            x[v], d[v], rate, longest, balance, fit_length, key, np.uint64(v), x_lines, d_lines
-        )
-        for j in range(d_count):
-            row, word, sign = d_active[j], d_words[j], d_signs[j]
-            for i in range(x_count):
-                hits = ones(x_words[i] & word)
-                total[row, x_active[i]] += hits
-                net[row, x_active[i]] += hits * sign * x_signs[i]
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def _coincidences(inputs, outputs, length, total, net):  # type: ignore[no-untyped-def]
+    slots = np.uint32((1 << length) - 1)
+    for v in range(inputs.shape[0]):
+        for o in range(outputs.shape[1]):
+            word = outputs[v, o]
+            if word & slots == 0:
+                continue
+            for i in range(inputs.shape[1]):
+                found = ones(inputs[v, i] & word & slots)
+                total[o, i] += found
+                differ = ((inputs[v, i] ^ word) >> np.uint32(length)) & np.uint32(1)
+                net[o, i] += -found if differ else found
 
 
 def coincidences_numpy(
