@@ -344,24 +344,6 @@ def board() -> Iterator[Board]:
         yield opened
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Conv2d(4, 4, 3, groups=2),
-        nn.Conv2d(4, 4, 3, padding="same"),
-        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
-    ],
-    ids=["groups", "named padding", "padding mode"],
-)
-def test_a_convolution_that_cannot_be_converted_is_named(board: Board, layer: nn.Module) -> None:
-    model = nn.Sequential(nn.ReLU(), nn.Sequential(layer))
-    with pytest.raises(UsageError, match=r"Layer '1\.0' cannot be converted") as caught:
-        convert.convert(model, board)
-    assert "digital=['1.0']" in caught.value.next
-    kept = convert.convert(model, board, digital=["1.0"])
-    assert convert.analog_layers(kept) == []
-
-
 def test_an_unknown_digital_layer_is_named(board: Board) -> None:
     with pytest.raises(UsageError, match="no layer 'head'"):
         convert.convert(nn.Sequential(nn.Linear(2, 2)), board, digital=["head"])

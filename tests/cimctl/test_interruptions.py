@@ -44,9 +44,9 @@ def make():
 """
 BATCHES, EPOCHS = 5, 2
 SHORT_LEASE = """name: short-lease
-summary: a lease of half a second
+summary: a lease of one second
 extends: emu
-limits: {lease_ms: 500}
+limits: {lease_ms: 1000}
 """
 SECONDS = 120
 
@@ -177,10 +177,10 @@ def test_a_board_whose_host_was_killed_makes_itself_safe(
     with served(emulator(command, str(profile), tmp_path / "chip")) as (port, _):
         training = run.start(port)
         # The host thinks for longer than the lease, and its driver keeps it.
-        time.sleep(1.2)
+        time.sleep(2.4)
         training.send_signal(signal.SIGKILL)
         training.communicate()
-        time.sleep(0.8)
+        time.sleep(1.6)
         found = status(str(profile), port)
         assert (found.powered, found.lapses) == (0, 1)
         assert run.resume(port)["epochs"] == EPOCHS
