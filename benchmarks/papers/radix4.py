@@ -4,6 +4,7 @@ Runs ``cimctl train lenet --board cap-imc-16nm --dataset mnist --algorithm radix
 seed, FP32 beside it on the same images.  Rows that the chip makes no product of are the same
 arithmetic without converters.  The two ranges of two-level adaptability are 64 and 512 cells.
 
+    python benchmarks/papers/radix4.py  (energies of a training step alone)
     python benchmarks/papers/radix4.py --data-dir FOLDER [--seeds 0 1] [--epochs 1] [--jobs 2]
 """
 
@@ -17,8 +18,16 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from torch import nn
+
+from boards import catalogue
+from cimctl.mapping.network import layers_of
+from cimctl.mapping.plane_training import DigitalMac, plane_training
+from cimctl.models import build
 
 RESULTS = Path(__file__).parents[1] / "results" / "radix4.json"
 BATCH_SIZE = 64
@@ -73,6 +82,41 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def full_arrays() -> nn.Module:
+    """A network whose layers, but for the last, fill the rows of an array both ways."""
+    sizes = (1152, 1152, 1152, 256)
+    layers = [layer for n, m in pairwise(sizes) for layer in (nn.Linear(n, m), nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), *layers[:-1])
+
+
+def energy_table() -> str:
+    """Energies of a training step as a markdown table, by two digital references."""
+    profile = catalogue.load("cap-imc-16nm")
+    networks = (
+        ("LeNet, batch 64", build("lenet"), (1, 28, 28), 64),
+        ("1152-1152-1152-256, batch 1152", full_arrays(), (1, 1, 1152), 1152),
+    )
+    references = [DigitalMac(reuse=reuse) for reuse in (16.0, 1.0)]
+    heads = " | ".join(f"{mac.energy_pJ:.3f} pJ a digital MAC" for mac in references)
+    lines = [
+        f"| network | on the chip | chip, uJ | digital MACs | {heads} | at most | paper |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, model, shape, batch in networks:
+        layers = layers_of(model, shape)
+        steps = [plane_training(profile, layers, batch, mac) for mac in references]
+        for cases in zip(*(step.cases for step in steps), strict=True):
+            case, digital = cases[0], cases[0].digital_pJ / references[0].energy_pJ
+            factors = " | ".join(f"{each.factor:.2f}" for each in cases)
+            bound = "–" if case.bound is None else f"{case.bound:.2f}"
+            paper = {3: "over 400", 2: "3"}.get(len(case.products), "–")
+            lines.append(
+                f"| {name} | {', '.join(case.products)} | {case.chip_pJ / 1e6:.3g} | "
+                f"{digital:,.0f} | {factors} | {bound} | {paper} |"
+            )
+    return "\n".join(lines)
+
+
 def _known(out: Path, length: dict[str, int]) -> dict[str, Any]:
     """The results so far of runs of the same length; only these are compared."""
     if out.exists():
@@ -84,7 +128,7 @@ def _known(out: Path, length: dict[str, int]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--data-dir", type=Path, help="Trains; without it the energies are shown.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--epochs", type=int, default=1)
@@ -92,6 +136,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    if options.data_dir is None:
+        print(energy_table())
+        return
     out: Path = options.out
     results = _known(out, {"epochs": options.epochs, "batches": options.batches})
     with ThreadPoolExecutor(options.jobs) as pool:

@@ -19,7 +19,7 @@ from cimctl.algorithms.settings import Settings
 from cimctl.analog.adaptability import PlaneConverters, Span
 from cimctl.analog.int4_layers import Formats, Int4Conv2d, Int4Layer, Int4Linear, OnChip
 from cimctl.analog.plane_products import HeldMatrix, OuterProducts, TransposedMatrix
-from cimctl.analog.scratch import Scratch
+from cimctl.mapping.scratch import Scratch
 from cimctl.formats.powers import Powers
 from cimctl.mapping.choose import mapped
 from cimctl.mapping.demand import Demand, read_avoid

@@ -16,7 +16,7 @@ from boards.bits import bits_of
 from boards.board import Board
 from boards.multiply import Matrix, unrolled
 from cimctl.analog.adaptability import PlaneConverters
-from cimctl.analog.scratch import Scratch
+from cimctl.mapping.scratch import Scratch
 from cimctl.formats.powers import Powers
 from firmware_protocol.messages import Window
 
