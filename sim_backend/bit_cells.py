@@ -94,11 +94,14 @@ def _write(conductances, pulses, stuck, index, targets, tolerance, readings):  #
         reading = before
         if abs(wanted - before) > tolerance:
             pulses[cell] += np.uint32(1)
-            sets += wanted > before
-            resets += wanted < before
+            if wanted > before:
+                sets += 1
+            else:
+                resets += 1
             if stuck[cell] == 0:
                 conductances[cell] = targets[place]
                 reading = wanted
         readings[place] = np.uint16(reading)
-        unconverged += abs(wanted - reading) > tolerance
+        if abs(wanted - reading) > tolerance:
+            unconverged += 1
     return sets, resets, unconverged

@@ -19,10 +19,10 @@ from cimctl.algorithms.settings import Settings
 from cimctl.analog.adaptability import PlaneConverters, Span
 from cimctl.analog.int4_layers import Formats, Int4Conv2d, Int4Layer, Int4Linear, OnChip
 from cimctl.analog.plane_products import HeldMatrix, OuterProducts, TransposedMatrix
-from cimctl.mapping.scratch import Scratch
 from cimctl.formats.powers import Powers
 from cimctl.mapping.choose import mapped
 from cimctl.mapping.demand import Demand, read_avoid
+from cimctl.mapping.scratch import Scratch
 from firmware_protocol.constants import Capability, Opcode
 
 _POWERS = {"radix-4": Powers(4), "radix-2": Powers(2), "fp32": None}

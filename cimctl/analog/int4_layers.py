@@ -63,8 +63,8 @@ class OnChip:
 
     def matrices(self) -> list[HeldMatrix]:
         """Weights that lie on the chip."""
-        found = [self.forward, self.back and self.back.held]
-        return [held for held in found if held is not None]
+        found = [self.forward] if self.forward else []
+        return [*found, self.back.held] if self.back else found
 
     def converters(self) -> list[PlaneConverters]:
         """The converters of each product."""

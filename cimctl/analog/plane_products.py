@@ -16,8 +16,8 @@ from boards.bits import bits_of
 from boards.board import Board
 from boards.multiply import Matrix, unrolled
 from cimctl.analog.adaptability import PlaneConverters
-from cimctl.mapping.scratch import Scratch
 from cimctl.formats.powers import Powers
+from cimctl.mapping.scratch import Scratch
 from firmware_protocol.messages import Window
 
 Numbers = np.ndarray[Any, Any]

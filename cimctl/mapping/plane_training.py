@@ -18,13 +18,13 @@ from boards.costs import Counts
 from boards.errors import UnsupportedError, UsageError
 from boards.multiply import Matrix
 from boards.profile import Profile
-from cimctl.mapping.scratch import Scratch
 from cimctl.formats.integers import BITS
 from cimctl.formats.powers import MAGNITUDES
 from cimctl.mapping.choose import mapped
 from cimctl.mapping.demand import Arrays, Avoid, Demand, Geometry
 from cimctl.mapping.network import Layer
 from cimctl.mapping.plan import Placed
+from cimctl.mapping.scratch import Scratch
 
 #: products of training in the order in which they go to the chip
 ORDER = ("wa", "wtd", "dat")
