@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from boards.board import Board
@@ -92,7 +93,11 @@ class Radix4(Algorithm):
         return {
             **super().state_dict(),
             "converters": [vars(c.span) for layer in layers for c in layer.products.converters()],
-            "held": [matrix.held for layer in layers for matrix in layer.products.matrices()],
+            "held": [
+                None if matrix.held is None else torch.from_numpy(matrix.held)
+                for layer in layers
+                for matrix in layer.products.matrices()
+            ],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -103,7 +108,7 @@ class Radix4(Algorithm):
             each.span = Span(**values)
         matrices = [matrix for layer in layers for matrix in layer.products.matrices()]
         for matrix, held in zip(matrices, state["held"], strict=True):
-            matrix.held = None if matrix.doubted else held
+            matrix.held = None if matrix.doubted or held is None else held.numpy()
 
     def _quantised(self) -> list[Int4Layer]:
         return [layer for layer in self.layers if isinstance(layer, Int4Layer)]

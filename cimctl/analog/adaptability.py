@@ -2,12 +2,13 @@
 
 *Full* adaptability: each product has the range of the smallest mean-square error of its own
 popcounts.  *Two-level*: each has one of two ranges that were fixed beforehand, the narrow one where
-its rows cannot leave that and the wide one elsewhere.  The paper (arXiv 2203.04821) names the two;
-the rules are ours.
+that holds what its rows give if bits are drawn at random, and the wide one elsewhere.  The paper
+(arXiv 2203.04821) names the two; the rules are ours.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from boards.board import Board
+from cimctl.formats.powers import MAGNITUDES
 
 Adaptability = Literal["full", "two-level", "none"]
 Popcounts = np.ndarray[Any, Any]
@@ -25,6 +27,8 @@ _EVERY, _KEPT = 8, 0.8
 _TOLERANCE = 0.05
 #: step, in counts, from which on the small products of backpropagation are rounded to zero
 _COARSEST = 2.0
+#: standard deviations that a fixed range leaves room for
+_DEVIATIONS = 4.5
 #: spans that are tried, from the narrowest to the widest that the converter has
 _TRIED = 24
 
@@ -71,7 +75,7 @@ class PlaneConverters:
         """
         span = self.span
         if self._levels is not None:
-            span.used = self._levels[(1 + self._ternary) * rows > self._levels[0]]
+            span.used = self._levels[needed(rows, ternary=self._ternary) > self._levels[0]]
         elif not span.used or (learning and span.looks % _EVERY == 0):
             self._look(popcounts())
         span.looks += learning
@@ -96,6 +100,17 @@ class PlaneConverters:
         unit = self._board.profile.gain(1.0)
         low, high = (unit / gain for gain in reversed(self._board.gain_range))
         return np.geomspace(low, max(low, min(high, _COARSEST * self._codes)), _TRIED)
+
+
+def needed(rows: int, *, ternary: bool) -> float:
+    """Cells that hold the popcount of random bits, and 4.5 of its standard deviations.
+
+    An input bit and a weight bit are 1 half of the time; an exponent's plane of a gradient has one
+    of seven magnitudes, of either sign.
+    """
+    if ternary:
+        return 2 * _DEVIATIONS * math.sqrt(rows / (2 * MAGNITUDES))
+    return rows / 4 + _DEVIATIONS * math.sqrt(rows * 3 / 16)
 
 
 def best_span(popcounts: Popcounts, spans: Popcounts, codes: int, *, ternary: bool) -> float:
