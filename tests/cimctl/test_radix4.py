@@ -129,8 +129,8 @@ def test_two_level_ranges_are_fixed_by_the_rows() -> None:
         model(torch.rand(4, 1, 28, 28)).square().sum().backward()
         layers = [m for m in model.modules() if isinstance(m, Int4Layer)]
         spans = [[c.span.used for c in layer.products.converters()] for layer in layers]
-    # wa: 16, 45 and 75 cells; W^T d of 300 rows: 42, the first layer has none; d a^T of 1152: 82, of
-    # 256: 38, of 4: 5.
+    # wa: 16, 45 and 75 cells; W^T d of 300 rows: 42, the first layer has none; d a^T of 1152: 82,
+    # of 256: 38, of 4: 5.
     assert spans == [[64, 0, 512], [64, 64, 64], [512, 64, 64]]
 
 
