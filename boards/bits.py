@@ -32,8 +32,13 @@ def bits_of(weights: npt.NDArray[Any], column_weights: Sequence[int]) -> Bits:
         UsageError: a weight is no sum of column weights.
     """
     values, rows = _sums(tuple(column_weights))
-    place = np.searchsorted(values, weights).clip(0, len(values) - 1)
-    wrong = values[place] != weights
+    if len(values) == values[-1] - values[0] + 1:
+        # No gaps, as two's complement has none.
+        place = np.asarray(weights, dtype=np.intp) - values[0]
+        wrong = (place < 0) | (place >= len(values))
+    else:
+        place = np.searchsorted(values, weights).clip(0, len(values) - 1)
+        wrong = values[place] != weights
     if wrong.any():
         raise UsageError(
             f"A weight of {weights[wrong][0]} is no sum of the column weights "

@@ -34,6 +34,9 @@ from cimctl.calibration import record
 from cimctl.mapping.choose import mapped
 from cimctl.mapping.demand import read_avoid
 
+#: of linear layers and of convolutions
+Kinds = tuple[type[AnalogLinear], type[AnalogConv2d]]
+
 
 def convert(
     model: nn.Module,
@@ -65,6 +68,26 @@ def convert(
             compensation needs.
     """
     settings = settings or Settings()
+    kinds = (InMemoryLinear, InMemoryConv2d) if in_memory else (AnalogLinear, AnalogConv2d)
+    converted = with_layers(model, kinds, settings, digital)
+    attach(converted, board, settings, in_memory=in_memory, arrays=arrays)
+    return converted
+
+
+def with_layers(
+    model: nn.Module, kinds: Kinds, settings: Settings, digital: Collection[str] = ()
+) -> nn.Module:
+    """A copy of a model with layers of another kind, which are on no board yet.
+
+    Args:
+        model: any module.
+        kinds: of linear layers and of convolutions.
+        settings: name layers that stay as they are, and normalisations.
+        digital: further layers that stay as they are.
+
+    Raises:
+        UsageError: there is no layer of such a name.
+    """
     digital = {*digital, *settings.digital}
     converted = copy.deepcopy(model)
     names = {name for name, _ in model.named_modules()}
@@ -76,10 +99,9 @@ def convert(
         if kept or not isinstance(module, nn.Conv2d | nn.Linear | nn.LSTMCell):
             continue
         parent, _, own = name.rpartition(".")
-        setattr(converted.get_submodule(parent), own, _analog(module, name, in_memory))
+        setattr(converted.get_submodule(parent), own, _analog(module, name, kinds))
     for layer in analog_layers(converted):
         layer.normalise(inputs=settings.input_normalisation, outputs=settings.output_normalisation)
-    attach(converted, board, settings, in_memory=in_memory, arrays=arrays)
     return converted
 
 
@@ -154,15 +176,9 @@ def analog_layers(model: nn.Module) -> list[AnalogLayer]:
 
 
 def read_weights(model: nn.Module, initial_gain: float) -> None:
-    """Takes the weights as the chip holds them, and scales each layer to a useful size.
-
-    With weights of spread s and n inputs the factor is ``initial_gain / (s sqrt(n))`` [ours].
-    """
+    """Takes the weights as the chip holds them (``AnalogLayer.adopt``)."""
     for layer in analog_layers(model):
-        weights = layer.read_weights()
-        layer.weight.data.copy_(weights)
-        spread = float(weights.std()) or 1.0
-        layer.scale.data.fill_(initial_gain / (spread * weights[0].numel() ** 0.5))
+        layer.adopt(initial_gain)
 
 
 def draw_weights(model: nn.Module, bound: float) -> None:
@@ -244,14 +260,13 @@ def compensations(settings: Settings, *, in_memory: bool) -> Compensations | Non
 
 
 def _analog(
-    module: nn.Conv2d | nn.Linear | nn.LSTMCell, name: str, in_memory: bool
+    module: nn.Conv2d | nn.Linear | nn.LSTMCell, name: str, kinds: Kinds
 ) -> AnalogLayer | AnalogLSTMCell | GroupedConv2d:
+    linear, conv = kinds
     if isinstance(module, nn.LSTMCell):
-        linear = InMemoryLinear if in_memory else AnalogLinear
         return AnalogLSTMCell(linear(stacked(module), f"{name}.gates"))
     if isinstance(module, nn.Linear):
-        return InMemoryLinear(module, name) if in_memory else AnalogLinear(module, name)
-    conv = InMemoryConv2d if in_memory else AnalogConv2d
+        return linear(module, name)
     if module.groups == 1:
         return conv(module, name)
     return GroupedConv2d([conv(p, f"{name}.{n}") for n, p in enumerate(ungrouped(module))])

@@ -23,6 +23,9 @@ _EXACT = 1 << 24
 _BIT_STEP = 15
 
 
+_ALL = (slice(None), slice(None))
+
+
 class Arrays:
     """What converters see of the tiles of one chip, worked out once for each state of a tile.
 
@@ -61,10 +64,12 @@ class Arrays:
         if self._plain_products:
             cells: Units = self._cells[region.tile][place].astype(np.int32)
             return cells
+        if not self._wired:
+            return self._effective(region.tile, transposed, place)
         key = region.tile, transposed
         known = self._products.get(key)
         if known is None or known[0] != version:
-            known = self._products[key] = version, self._effective(*key)
+            known = self._products[key] = version, self._effective(*key, _ALL)
         return known[1][place]
 
     def readings_see(self, region: Region, version: int) -> Floats:
@@ -89,18 +94,19 @@ class Arrays:
             cells = cells + wires.sneak(cells, ratio)
         return cells * self._warm
 
-    def _effective(self, tile: int, transposed: bool) -> Units:
+    def _effective(self, tile: int, transposed: bool, place: tuple[slice, slice]) -> Units:
+        """Of some cells; of all of a tile where wires have currents of other cells in them."""
         faults = self._profile.imperfections
-        seen = self._cells[tile] * self._warm
+        seen = self._cells[tile][place] * self._warm
         if faults.cell_mismatch:
-            seen = seen * self._mismatched(tile)
+            seen = seen * self._mismatched(tile)[place]
         if self._wired:
             unit = self._profile.microsiemens(1)
             drop = wires.effective(seen * unit, faults.row_wire_ohm, faults.column_wire_ohm)
             seen = drop / unit
         gains = mismatch.drivers(self._profile, self._seed, tile, transposed=transposed)
         if gains is not None:
-            seen = seen * (gains[None, :] if transposed else gains[:, None])
+            seen = seen * (gains[None, place[1]] if transposed else gains[place[0], None])
         step = self.step or 1
         whole = np.clip(np.rint(seen / step), 0, self._largest(transposed) // step)
         units: Units = whole.astype(np.int32) * step

@@ -6,6 +6,7 @@ What converters see of a cell is its capacitor, and spreads from cell to cell
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -37,19 +38,17 @@ class BitCells:
     ) -> ProgramOutcome:
         """One write of each cell that does not hold its bit yet; nothing is read to verify it."""
         del cycles  # the first one hits
-        before = cells.conductances[tile][index]
-        wanted = targets.astype(np.int64)
-        missed = np.abs(wanted - before) > tolerance
-        alive = cells.stuck[tile][index] == 0
-        readings[...] = np.where(missed & alive, targets, before)
-        cells.conductances[tile][index] = readings
-        cells.pulses[tile][index] += missed.astype(np.uint32)
-        sets = int(np.count_nonzero(missed & (wanted > before)))
+        sets, resets, unconverged = _write(
+            cells.conductances[tile],
+            cells.pulses[tile],
+            cells.stuck[tile],
+            index,
+            targets,
+            tolerance,
+            readings,
+        )
         return ProgramOutcome(
-            set_pulses=sets,
-            reset_pulses=int(np.count_nonzero(missed)) - sets,
-            reads=0,
-            unconverged=int(np.count_nonzero(np.abs(wanted - readings) > tolerance)),
+            set_pulses=sets, reset_pulses=resets, reads=0, unconverged=unconverged
         )
 
     def pulse(
@@ -84,3 +83,25 @@ class BitCells:
         """A write is one."""
         del cycles
         return 1
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def _write(conductances, pulses, stuck, index, targets, tolerance, readings):  # type: ignore[no-untyped-def]  # numba infers
+    sets = resets = unconverged = 0
+    for place in range(index.size):
+        cell = index[place]
+        before, wanted = np.int64(conductances[cell]), np.int64(targets[place])
+        reading = before
+        if abs(wanted - before) > tolerance:
+            pulses[cell] += np.uint32(1)
+            if wanted > before:
+                sets += 1
+            else:
+                resets += 1
+            if stuck[cell] == 0:
+                conductances[cell] = targets[place]
+                reading = wanted
+        readings[place] = np.uint16(reading)
+        if abs(wanted - reading) > tolerance:
+            unconverged += 1
+    return sets, resets, unconverged

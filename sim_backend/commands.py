@@ -374,7 +374,8 @@ class Commands:
         low, high = self.description.target_low, self.description.target_high
         outside = (targets < low) | (targets > high)
         if self._levels:
-            outside |= ~np.isin(targets, self._levels)
+            # By a table of all that a target may be.
+            outside |= ~np.isin(targets, self._levels, kind="table")
         if outside.any():
             raise Refused(Status.BAD_REQUEST, Detail.TARGET, int(outside.argmax()))
 
@@ -408,8 +409,10 @@ class Commands:
         self, tile: int, cells: npt.NDArray[np.int64], more: npt.NDArray[np.int64]
     ) -> None:
         budget = self._profile.limits.lifetime_pulses
+        if not budget:
+            return
         spent = self._chip.cells.pulses[tile][cells].astype(np.int64) + more
-        if budget and (spent > budget).any():
+        if (spent > budget).any():
             raise Refused(Status.SAFETY, Detail.LIFETIME, int((spent > budget).argmax()), budget)
 
     # ------------------------------------------------------------------ products

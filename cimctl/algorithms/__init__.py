@@ -7,6 +7,7 @@ from cimctl.algorithms.fp32 import Fp32
 from cimctl.algorithms.in_memory import InMemory, InMemorySgd
 from cimctl.algorithms.mixed_precision import MixedPrecision
 from cimctl.algorithms.quantised import QuantisationAware
+from cimctl.algorithms.radix4 import Radix4
 from cimctl.algorithms.transfer import Agad, ChoppedTikiTaka, TikiTaka, TikiTaka1
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
@@ -16,6 +17,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "ttv2": TikiTaka,
     "c-ttv2": ChoppedTikiTaka,
     "agad": Agad,
+    "radix4": Radix4,
     "fp32": Fp32,
     "qat": QuantisationAware,
 }
@@ -29,6 +31,7 @@ __all__ = [
     "InMemorySgd",
     "MixedPrecision",
     "QuantisationAware",
+    "Radix4",
     "TikiTaka",
     "TikiTaka1",
 ]

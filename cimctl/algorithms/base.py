@@ -103,6 +103,24 @@ class Algorithm(ABC):
                 )
         return asked
 
+    @classmethod
+    def convert(
+        cls, model: nn.Module, board: Board, settings: Settings, *, alone: bool = False
+    ) -> nn.Module:
+        """A copy of a model whose layers are on a board as the algorithm trains them.
+
+        Args:
+            model: any module.
+            board: an open board.
+            settings: rules for weights.
+            alone: whether the further arrays of the algorithm are left out.
+        """
+        # It knows the layers of all algorithms, and their settings.
+        from cimctl import convert
+
+        arrays = 0 if alone else cls.ARRAYS
+        return convert.convert(model, board, settings, in_memory=cls.IN_MEMORY, arrays=arrays)
+
     @property
     def pulses_per_weight(self) -> float:
         """Open-loop pulses over weights, since the training began."""

@@ -11,10 +11,13 @@ import yaml
 from msgspec import Meta
 
 from boards.errors import UsageError
+from cimctl.analog.adaptability import Adaptability
 from cimctl.analog.coincidence import LONGEST
 from cimctl.analog.compensation import BoundManagement, NoiseManagement
 from cimctl.analog.in_memory import WeightScaling
+from cimctl.analog.int4_layers import GradientScale
 from cimctl.analog.pulsed_array import Outer
+from cimctl.formats.integers import Clip
 from cimctl.mapping.choose import MappingChoice
 
 # The upper bound keeps infinity out.
@@ -122,6 +125,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reference_spread: NonNegative = 0.0
     #: sgd: pulses that find a cell's symmetry point, where its reference is put; 0: at weight 0
     zero_shift: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    #: radix4 (arXiv 2203.04821): gradients as powers of 4 or 2, or not rounded; grids of the two
+    #: products of a gradient; what its scale follows: the running maximum, that of the batch, or
+    #: the smallest mean-square error
+    gradients: Literal["radix-4", "radix-2", "fp32"] = "radix-4"
+    gradient_phases: Annotated[int, Meta(ge=1, le=2)] = 2
+    gradient_scale: GradientScale = "running"
+    #: what the scale of 4-bit weights is taken from
+    weight_clip: Clip = "max"
+    #: ranges of the converters: that of each product's own popcounts; one of two, in cells; or no
+    #: converter, where all products are digital
+    adaptability: Adaptability = "full"
+    two_level: tuple[Positive, Positive] = (64.0, 512.0)
     #: where layers lie (docs/mapping.md); auto: by the paper's rule where that fits, else packed
     mapping: MappingChoice = "auto"
     #: file with the cells that stay free: tile, row and column in each line; none by default

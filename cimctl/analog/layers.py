@@ -159,6 +159,16 @@ class AnalogLayer(nn.Module):
         weights = torch.from_numpy((g[..., 0] - g[..., 1]) * self.rule.unit).to(self.weight.dtype)
         return weights.reshape(self.weight.shape)
 
+    def adopt(self, initial_gain: float) -> None:
+        """Takes the weights as the chip holds them, and scales the layer to a useful size.
+
+        With weights of spread s and n inputs the factor is ``initial_gain / (s sqrt(n))`` [ours].
+        """
+        weights = self.read_weights()
+        self.weight.data.copy_(weights)
+        spread = float(weights.std()) or 1.0
+        self.scale.data.fill_(initial_gain / (spread * weights[0].numel() ** 0.5))
+
     def _readings(self, samples: int) -> np.ndarray[Any, Any]:
         """(outputs, inputs, 2) conductances of each pair, the mean of so many readings each."""
         found = np.empty((self.weight.shape[0], self.weight[0].numel(), 2), dtype=np.int64)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cimctl.cli.estimate_planes import planes_training
 from cimctl.cli.map import RULES, aligned, asked, notes, plan_options
 from cimctl.cli.options import json_option, show
 from cimctl.estimate import ALGORITHMS, Update, UpdateTimes
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 @plan_options
 @click.option(
     "--algorithm",
-    type=click.Choice(("mixed-precision", "sgd")),
+    type=click.Choice(("mixed-precision", "sgd", "radix4")),
     default="mixed-precision",
     help="Algorithm of the training step.",
 )
@@ -78,6 +79,7 @@ def estimate(model: str | None, update: str | None, json: bool, **values: Any) -
     Examples:
       cimctl estimate lenet --board brram-soc
       cimctl estimate resnet18 --board brram-256x64 --json
+      cimctl estimate lenet --board cap-imc-16nm --algorithm radix4
       cimctl estimate --run runs/20260101-120000-lenet-emu
       cimctl estimate --update agad --size 512 --read-every 2 --pulse-length 5
     """
@@ -116,6 +118,9 @@ def _network(model: str | None, json: bool, values: dict[str, Any]) -> None:
     if values["board"] is None:
         raise click.UsageError("Missing option '--board'.")
     algorithm = values["algorithm"]
+    if algorithm == "radix4":
+        planes_training(model, json, values)
+        return
     in_memory = runs.ALGORITHMS[algorithm]
     updates = _updates(run, values, in_memory)
     found = asked(model, values)

@@ -54,8 +54,8 @@ _FIELDS = {"init": "initial"}
     "--algorithm",
     default="mixed-precision",
     help="mixed-precision; sgd: pulses in the memory itself; ttv1, ttv2, c-ttv2, agad: by way of a "
-    "fast array (docs/training.md); fp32: the digital baseline; qat: digital with the levels of a "
-    "cell.",
+    "fast array; radix4: 4-bit, on a chip of bit planes (docs/training.md); fp32: the digital "
+    "baseline; qat: digital with the levels of a cell.",
 )
 @click.option(
     "--epochs", type=click.IntRange(1, 10**6), help="Epochs.  [20 for digits, 13 for others]"

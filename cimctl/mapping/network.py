@@ -24,12 +24,15 @@ class Layer:
         vectors: vectors that it multiplies: places of a convolution, time steps of a cell.
         backward: those whose gradient is wanted by what lies before it.
         signed: whether its inputs may be negative.
+        places: places of its inputs, 1 of a layer that is no convolution: vectors of a transposed
+            convolution.
     """
 
     demand: Demand
     vectors: int
     backward: int
     signed: bool
+    places: int = 1
 
     @property
     def weights(self) -> int:
@@ -46,8 +49,10 @@ class _Seen:
     vectors: int = 0
     backward: int = 0
     signed: bool = False
+    places: int = 1
 
-    def note(self, vectors: int, inputs: Tensor) -> None:
+    def note(self, vectors: int, inputs: Tensor, places: int = 1) -> None:
+        self.places = places
         self.vectors += vectors
         self.backward += vectors * inputs.requires_grad
         self.signed |= bool(inputs.detach().min() < 0)
@@ -91,7 +96,8 @@ def _noting(seen: _Seen) -> Callable[..., None]:
     def hook(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         inputs = arguments[0]
         if isinstance(module, nn.Conv2d):
-            seen.note(output.shape[-2] * output.shape[-1], inputs)
+            size = inputs.shape[-2] * inputs.shape[-1]
+            seen.note(output.shape[-2] * output.shape[-1], inputs, size)
         elif isinstance(module, nn.Linear):
             seen.note(inputs.numel() // module.in_features, inputs)
         else:
@@ -103,7 +109,7 @@ def _noting(seen: _Seen) -> Callable[..., None]:
 
 
 def _layers(name: str, module: nn.Module, seen: _Seen) -> list[Layer]:
-    work = seen.vectors, seen.backward, seen.signed
+    work = seen.vectors, seen.backward, seen.signed, seen.places
     if isinstance(module, nn.LSTMCell):
         inputs = module.input_size + module.hidden_size
         return [Layer(Demand(f"{name}.gates", inputs, 4 * module.hidden_size, 1), *work)]

@@ -32,10 +32,8 @@ def evaluate(state: dict[str, Any], data: Dataset, board: Board | None) -> tuple
     if board is not None:
         kind = ALGORITHMS[config.algorithm]
         # Weights that are there already lie where training put them, beside its further arrays.
-        arrays = kind.ARRAYS if board.hello.board_id == state["board"]["board_id"] else 0
-        model = convert.convert(
-            model, board, config.settings, in_memory=kind.IN_MEMORY, arrays=arrays
-        )
+        alone = board.hello.board_id != state["board"]["board_id"]
+        model = kind.convert(model, board, config.settings, alone=alone)
     model.load_state_dict(state["model"])
     chip = "none"
     if board is not None:

@@ -104,13 +104,7 @@ class Trainer:
         self._analog = board if kind.ANALOG else None
         if self._analog is not None:
             kind.check(self._analog, config.settings)
-            model = convert.convert(
-                model,
-                self._analog,
-                config.settings,
-                in_memory=kind.IN_MEMORY,
-                arrays=kind.ARRAYS,
-            )
+            model = kind.convert(model, self._analog, config.settings)
             if not convert.analog_layers(model):
                 raise UsageError(
                     f"Model '{config.model}' has no linear or convolutional layer for the chip",

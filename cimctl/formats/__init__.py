@@ -1,0 +1,1 @@
+"""Number formats of low-precision training; torch alone, no board."""
