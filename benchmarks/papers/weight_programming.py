@@ -75,7 +75,7 @@ def run(row: str, offset: float, seed: int, inputs: int) -> float:
 
     from cimctl.algorithms import ALGORITHMS
     from cimctl.algorithms.settings import from_values
-    from cimctl.convert import convert, program_weights
+    from cimctl.conversion import convert, program_weights
 
     torch.set_num_threads(1)
     name, changed = ROWS[row]

@@ -116,10 +116,10 @@ class Algorithm(ABC):
             alone: whether the further arrays of the algorithm are left out.
         """
         # It knows the layers of all algorithms, and their settings.
-        from cimctl import convert
+        from cimctl import conversion
 
         arrays = 0 if alone else cls.ARRAYS
-        return convert.convert(model, board, settings, in_memory=cls.IN_MEMORY, arrays=arrays)
+        return conversion.convert(model, board, settings, in_memory=cls.IN_MEMORY, arrays=arrays)
 
     @property
     def pulses_per_weight(self) -> float:

@@ -74,9 +74,9 @@ class Radix4(Algorithm):
         cls, model: nn.Module, board: Board, settings: Settings, *, alone: bool = False
     ) -> nn.Module:
         # It knows the layers of all algorithms, and their settings.
-        from cimctl import convert
+        from cimctl import conversion
 
-        converted = convert.with_layers(model, (Int4Linear, Int4Conv2d), settings)
+        converted = conversion.with_layers(model, (Int4Linear, Int4Conv2d), settings)
         layers = [m for m in converted.modules() if isinstance(m, Int4Layer)]
         _place(layers, board, settings, cls.products(settings))
         return converted

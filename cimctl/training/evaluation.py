@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from boards.board import Board
-from cimctl import convert
+from cimctl import conversion
 from cimctl.algorithms import ALGORITHMS
 from cimctl.datasets import Dataset
 from cimctl.models import build
@@ -50,6 +50,6 @@ def _weights_to(board: Board, model: Any, saved: dict[str, Any]) -> str:
         return "restored"
     if same and board.status().operations == saved["operations"]:
         return "as found"
-    for layer in convert.analog_layers(model):
+    for layer in conversion.analog_layers(model):
         layer.put(board.profile.programming.cycles_characterising)
     return "programmed"

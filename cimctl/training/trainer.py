@@ -17,7 +17,7 @@ from torch import nn
 
 from boards.board import Board
 from boards.errors import UsageError
-from cimctl import convert, files
+from cimctl import conversion, files
 from cimctl.algorithms import ALGORITHMS, Algorithm
 from cimctl.algorithms.base import make_optimizer
 from cimctl.analog.layers import AnalogLayer
@@ -100,12 +100,12 @@ class Trainer:
         kind = ALGORITHMS[config.algorithm]
         bound = config.settings.initial_bound or kind.INITIAL_BOUND
         if bound:
-            convert.draw_weights(model, bound)
+            conversion.draw_weights(model, bound)
         self._analog = board if kind.ANALOG else None
         if self._analog is not None:
             kind.check(self._analog, config.settings)
             model = kind.convert(model, self._analog, config.settings)
-            if not convert.analog_layers(model):
+            if not conversion.analog_layers(model):
                 raise UsageError(
                     f"Model '{config.model}' has no linear or convolutional layer for the chip",
                     left="Nothing was trained",
@@ -240,7 +240,7 @@ class Trainer:
             "config": self.config.plain(),
             "data": self.data.fingerprint,
             "model": self.model.state_dict(),
-            "layers": [_layer_state(layer) for layer in convert.analog_layers(self.model)],
+            "layers": [_layer_state(layer) for layer in conversion.analog_layers(self.model)],
             "algorithm": self.algorithm.state_dict(),
             "random": torch.get_rng_state(),
             "board": board,
@@ -280,13 +280,13 @@ class Trainer:
                 "from what it holds; --init program starts afresh"
             )
         if self.config.initial == "program":
-            convert.program_weights(
+            conversion.program_weights(
                 self.model, self._analog.profile.programming.cycles_characterising
             )
-            for layer in convert.analog_layers(self.model):
+            for layer in conversion.analog_layers(self.model):
                 layer.writes = 0
         else:
-            convert.read_weights(self.model, self.config.settings.initial_gain)
+            conversion.read_weights(self.model, self.config.settings.initial_gain)
 
     def _load_model(self, state: dict[str, Any]) -> bool:
         """Takes a checkpoint's state; returns whether the chip's cells are still the run's."""
@@ -313,7 +313,7 @@ class Trainer:
                 "This is another chip than the run began on: it is programmed with the weights, "
                 "and the result will differ"
             )
-            for layer in convert.analog_layers(self.model):
+            for layer in conversion.analog_layers(self.model):
                 layer.put()
             return False
         if saved["snapshot"] is not None and Capability.SNAPSHOT in board.capabilities:
@@ -323,12 +323,12 @@ class Trainer:
                 "This chip does not hold the run any more: it is programmed with the weights, and "
                 "the result will differ"
             )
-            for layer in convert.analog_layers(self.model):
+            for layer in conversion.analog_layers(self.model):
                 layer.put()
             return False
         elif board.status().operations != saved["operations"]:
             self._notify("The chip was written to since the checkpoint: its cells are read again")
-            for layer in convert.analog_layers(self.model):
+            for layer in conversion.analog_layers(self.model):
                 layer.weight.data.copy_(layer.read_weights())
         return True
 
@@ -414,7 +414,7 @@ def accuracy(
 
 def load_layers(model: nn.Module, saved: list[dict[str, Any]]) -> None:
     """Brings back the converters and write counts of the analog layers."""
-    for layer, state in zip(convert.analog_layers(model), saved, strict=True):
+    for layer, state in zip(conversion.analog_layers(model), saved, strict=True):
         for name, value in state["ranges"].items():
             setattr(layer.ranges, name, value)
         layer.writes = state["writes"]

@@ -13,7 +13,7 @@ from torch import nn
 
 from boards.board import Board
 from boards.profile import Profile
-from cimctl import convert
+from cimctl import conversion
 from cimctl.algorithms import ALGORITHMS
 from cimctl.connect import BoardOptions, connect
 from cimctl.datasets import Dataset
@@ -100,9 +100,9 @@ def _programmed(state: dict[str, Any], data: Dataset, board: Board) -> tuple[flo
     config = RunConfig.from_plain(state["config"])
     model = build(config.model)
     model.load_state_dict(state["model"])
-    model = convert.convert(model, board, config.settings)
+    model = conversion.convert(model, board, config.settings)
     board.power_up()
-    convert.program_weights(model, board.profile.programming.cycles_characterising)
+    conversion.program_weights(model, board.profile.programming.cycles_characterising)
     inputs = Inputs.of(config.settings, data)
     _set_ranges(model, data, inputs)
     return accuracy(model, data, inputs=inputs), "programmed"
@@ -111,7 +111,7 @@ def _programmed(state: dict[str, Any], data: Dataset, board: Board) -> tuple[flo
 def _set_ranges(model: nn.Module, data: Dataset, inputs: Inputs) -> None:
     """Lets the converters follow training images; nothing else of the network changes."""
     model.eval()
-    for layer in convert.analog_layers(model):
+    for layer in conversion.analog_layers(model):
         layer.train()
     with torch.no_grad():
         for number in range(_RANGE_BATCHES):

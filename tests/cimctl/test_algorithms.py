@@ -16,7 +16,7 @@ from boards import catalogue
 from boards.board import Board
 from boards.errors import UnsupportedError, UsageError
 from boards.links import InProcessLink
-from cimctl import convert
+from cimctl import conversion
 from cimctl.algorithms import Fp32, MixedPrecision
 from cimctl.algorithms.settings import Settings, parse
 from cimctl.analog.layers import AnalogLayer
@@ -67,8 +67,8 @@ def bench() -> Iterator[Any]:
         board = Board(EMU, InProcessLink(Firmware(chip)))
         boards.append(board)
         board.power_up()
-        model = convert.convert(nn.Sequential(nn.Linear(6, 4, bias=False)), board, settings)
-        (layer,) = convert.analog_layers(model)
+        model = conversion.convert(nn.Sequential(nn.Linear(6, 4, bias=False)), board, settings)
+        (layer,) = conversion.analog_layers(model)
         layer.weight.data.zero_()
         return Bench(board, chip, layer, MixedPrecision(model, board, settings, seed=1))
 
@@ -346,13 +346,13 @@ def board() -> Iterator[Board]:
 
 def test_an_unknown_digital_layer_is_named(board: Board) -> None:
     with pytest.raises(UsageError, match="no layer 'head'"):
-        convert.convert(nn.Sequential(nn.Linear(2, 2)), board, digital=["head"])
+        conversion.convert(nn.Sequential(nn.Linear(2, 2)), board, digital=["head"])
 
 
 def test_a_model_that_does_not_fit_says_by_how_much(board: Board) -> None:
     model = nn.Sequential(nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 10))
     with pytest.raises(UsageError, match="does not fit") as caught:
-        convert.convert(model, board)
+        conversion.convert(model, board)
     # 784 inputs are 13 blocks of rows, 100 are 2; a pair of columns an output.
     needed = 13 * 200 + 2 * 20
     assert f"take {needed} columns, the board has 256 on 4 tiles" in caught.value.what
@@ -362,13 +362,13 @@ def test_a_model_that_does_not_fit_says_by_how_much(board: Board) -> None:
 def test_more_layers_than_configuration_slots_are_refused(board: Board) -> None:
     model = nn.Sequential(*[nn.Linear(2, 2) for _ in range(32)])
     with pytest.raises(UsageError, match="configuration slots"):
-        convert.convert(model, board)
+        conversion.convert(model, board)
 
 
 def test_conversion_leaves_the_model_as_it_was(board: Board) -> None:
     model = nn.Sequential(nn.Linear(6, 4))
     before = model[0].weight.detach().clone()
-    converted = convert.convert(model, board)
-    convert.analog_layers(converted)[0].weight.data.zero_()
+    converted = conversion.convert(model, board)
+    conversion.analog_layers(converted)[0].weight.data.zero_()
     assert isinstance(model[0], nn.Linear)
     assert torch.equal(model[0].weight, before)

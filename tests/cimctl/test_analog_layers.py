@@ -14,7 +14,7 @@ from boards import catalogue
 from boards.board import Board
 from boards.links import InProcessLink
 from boards.multiply import Matrix
-from cimctl import convert
+from cimctl import conversion
 from cimctl.analog.layers import AnalogConv2d, AnalogLayer, AnalogLinear
 from sim_backend.chip import Chip
 from sim_backend.firmware import Firmware
@@ -65,7 +65,7 @@ def converted(board: Board, name: str, seed: int = 0) -> tuple[AnalogLayer, torc
     """A layer on the chip whose digital copy is exactly what the chip holds, and inputs."""
     torch.manual_seed(seed)
     make, shape = LAYERS[name]
-    layer = convert.analog_layers(convert.convert(nn.Sequential(make()), board))[0]
+    layer = conversion.analog_layers(conversion.convert(nn.Sequential(make()), board))[0]
     exact = conductances(board, layer._matrix).double() * layer.rule.unit
     layer.weight.data = exact.float().reshape(layer.weight.shape)
     layer.scale.data.fill_(1.7)
@@ -203,8 +203,8 @@ def test_inputs_beyond_the_range_are_clipped_in_eval_mode(board: Board) -> None:
 def test_a_layer_of_small_sums_keeps_its_scale_at_the_end_of_the_adc_range(
     board: Board, batches: int
 ) -> None:
-    model = convert.convert(nn.Sequential(nn.Linear(1, 1, bias=False)), board)
-    (layer,) = convert.analog_layers(model)
+    model = conversion.convert(nn.Sequential(nn.Linear(1, 1, bias=False)), board)
+    (layer,) = conversion.analog_layers(model)
     layer.weight.data.fill_(0.02)
     layer.put(5)
     exact = conductances(board, layer._matrix).double() * layer.rule.unit

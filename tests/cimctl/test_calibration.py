@@ -26,7 +26,7 @@ from cimctl.calibration.fit import Lines
 from cimctl.calibration.measure import Measured, Plan, kinds, measure, read_cells
 from cimctl.calibration.record import Calibration
 from cimctl.cli.root import run
-from cimctl.convert import convert, read_weights
+from cimctl.conversion import convert, read_weights
 from firmware_protocol import messages as m
 from sim_backend import mismatch
 from sim_backend.chip import Chip

@@ -17,7 +17,7 @@ from boards.board import Board
 from boards.errors import UnsupportedError, UsageError
 from boards.links import InProcessLink
 from boards.profile import Profile
-from cimctl import convert
+from cimctl import conversion
 from cimctl.algorithms.settings import Settings, parse
 from cimctl.analog.chip_matrix import ChipMatrix, ChipUnits
 from cimctl.analog.compensation import Compensations, Direction, RunningNorm, input_scale
@@ -73,7 +73,7 @@ def bench() -> Iterator[Make]:
         board = Board(profile, InProcessLink(Firmware(chip)))
         boards.append(board)
         board.power_up()
-        rule = convert.single_sided(board, Settings())
+        rule = conversion.single_sided(board, Settings())
         outputs, inputs = weights.shape
         (matrix,) = mapped(
             [Demand("matrix", inputs, outputs, 1)], board.description, "packed"
@@ -352,8 +352,8 @@ def emu() -> Iterator[Board]:
 
 
 def test_by_default_the_layers_of_mixed_precision_have_none(emu: Board) -> None:
-    model = convert.convert(nn.Sequential(nn.Linear(6, 4)), emu, Settings())
-    (layer,) = convert.analog_layers(model)
+    model = conversion.convert(nn.Sequential(nn.Linear(6, 4)), emu, Settings())
+    (layer,) = conversion.analog_layers(model)
     assert layer.chip is None and layer.input_norm is None and layer.output_norm is None
 
 
@@ -374,9 +374,9 @@ def test_mixed_precision_may_have_compensated_products(
     emu: Board, layer: nn.Module, changed: dict[str, Any]
 ) -> None:
     torch.manual_seed(0)
-    model = convert.convert(nn.Sequential(layer), emu, Settings(**changed))
-    convert.program_weights(model, 5)
-    (analog,) = convert.analog_layers(model)
+    model = conversion.convert(nn.Sequential(layer), emu, Settings(**changed))
+    conversion.program_weights(model, 5)
+    (analog,) = conversion.analog_layers(model)
     assert analog.chip is not None
     shape = (32, 40) if isinstance(layer, nn.Linear) else (8, 3, 9, 9)
     inputs = (torch.rand(shape) * 2 - 1).requires_grad_(True)
@@ -390,13 +390,13 @@ def test_mixed_precision_may_have_compensated_products(
 
 def test_normalised_layers_train(emu: Board) -> None:
     settings = Settings(input_normalisation=True, output_normalisation=True)
-    model = convert.convert(nn.Sequential(nn.Linear(8, 4)), emu, settings)
-    convert.program_weights(model)
+    model = conversion.convert(nn.Sequential(nn.Linear(8, 4)), emu, settings)
+    conversion.program_weights(model)
     torch.manual_seed(1)
     for _ in range(30):
         outputs = model(torch.rand(64, 8) * 7 + 3)
     outputs.sum().backward()
-    (layer,) = convert.analog_layers(model)
+    (layer,) = conversion.analog_layers(model)
     assert layer.input_norm is not None and layer.bias is not None
     assert layer.input_norm.mean.tolist() == pytest.approx([6.5] * 8, abs=0.5)
     spread = (outputs - layer.bias).detach().std(0).tolist()

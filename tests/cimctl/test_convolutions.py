@@ -17,7 +17,7 @@ from boards import catalogue
 from boards.board import Board
 from boards.errors import UsageError
 from boards.links import InProcessLink
-from cimctl import convert
+from cimctl import conversion
 from cimctl.algorithms.mixed_precision import MixedPrecision
 from cimctl.algorithms.settings import Settings
 from cimctl.analog import layers
@@ -71,11 +71,11 @@ def test_without_noise_products_and_gradients_are_torchs_own(quiet: Board, name:
     torch.manual_seed(0)
     make, shape = LAYERS[name]
     source = make()
-    model = convert.convert(nn.Sequential(source), quiet)
-    convert.program_weights(model, 5)
-    for layer in convert.analog_layers(model):
+    model = conversion.convert(nn.Sequential(source), quiet)
+    conversion.program_weights(model, 5)
+    for layer in conversion.analog_layers(model):
         layer.weight.data.copy_(layer.read_weights())
-    own = [layer.weight.data * layer.scale.data for layer in convert.analog_layers(model)]
+    own = [layer.weight.data * layer.scale.data for layer in conversion.analog_layers(model)]
     source.weight.data.copy_(torch.cat(own))
     inputs, plain = (torch.rand(shape).requires_grad_(True) for _ in range(2))
     plain.data.copy_(inputs.data)
@@ -90,23 +90,23 @@ def test_without_noise_products_and_gradients_are_torchs_own(quiet: Board, name:
     found.backward(outer)
     wanted.backward(outer)
     torch.testing.assert_close(inputs.grad, plain.grad, rtol=1e-4, atol=1e-5)
-    scaled = [layer.weight.grad / layer.scale.data for layer in convert.analog_layers(model)]
+    scaled = [layer.weight.grad / layer.scale.data for layer in conversion.analog_layers(model)]
     torch.testing.assert_close(torch.cat(scaled), source.weight.grad, rtol=0.05, atol=0.15)
 
 
 def test_a_depthwise_convolution_takes_one_slot(quiet: Board) -> None:
     model = nn.Sequential(nn.Conv2d(20, 20, 3, groups=20), nn.Conv2d(20, 4, 1))
-    analog = convert.convert(model, quiet)
+    analog = conversion.convert(model, quiet)
     assert isinstance(analog[0], GroupedConv2d)  # type: ignore[index]
-    found = convert.analog_layers(analog)
+    found = conversion.analog_layers(analog)
     assert [layer._slot for layer in found] == [1] * 20 + [2]
     assert len({id(layer.ranges) for layer in found}) == 2
 
 
 def test_groups_that_share_a_range_are_all_told_of_a_change(quiet: Board) -> None:
-    model = convert.convert(nn.Sequential(nn.Conv2d(2, 4, 3, groups=2)), quiet).eval()
-    convert.read_weights(model, 1.0)
-    first, second = convert.analog_layers(model)
+    model = conversion.convert(nn.Sequential(nn.Conv2d(2, 4, 3, groups=2)), quiet).eval()
+    conversion.read_weights(model, 1.0)
+    first, second = conversion.analog_layers(model)
     inputs = torch.rand(2, 2, 6, 6)
     model(inputs)
     alone = second(inputs[:, 1:]).detach()
@@ -127,13 +127,13 @@ def test_weights_in_memory_multiply_both_ways(name: str) -> None:
     plain.data.copy_(inputs.data)
     rules = Settings(noise_management="max", bound_management="iterative")
     with opened("rpu-large") as board:
-        model = convert.convert(nn.Sequential(source), board, rules, in_memory=True)
-        convert.program_weights(model, 10)
+        model = conversion.convert(nn.Sequential(source), board, rules, in_memory=True)
+        conversion.program_weights(model, 10)
         found, wanted = model(inputs), source(plain)
         outer = torch.randn_like(wanted) * 0.01
         found.backward(outer)
         wanted.backward(outer)
-        parts = convert.analog_layers(model)
+        parts = conversion.analog_layers(model)
     assert all(isinstance(part, InMemoryConv2d) and len(part.tape) == 1 for part in parts)
     assert float((found - wanted).detach().std()) < 0.4 * float(wanted.detach().std())
     assert inputs.grad is not None and plain.grad is not None
@@ -143,8 +143,8 @@ def test_weights_in_memory_multiply_both_ways(name: str) -> None:
 
 def test_a_grouped_layer_is_written_to_where_it_multiplies(quiet: Board) -> None:
     torch.manual_seed(2)
-    model = convert.convert(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)), quiet)
-    convert.program_weights(model, 5)
+    model = conversion.convert(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)), quiet)
+    conversion.program_weights(model, 5)
     rules = Settings(lr=0.05, levels=16, optimizer="SGD", dither=False)
     algorithm = MixedPrecision(model, quiet, rules, seed=0)
     inputs = torch.rand(8, 4, 6, 6)
@@ -153,7 +153,7 @@ def test_a_grouped_layer_is_written_to_where_it_multiplies(quiet: Board) -> None
         algorithm.optimizer.zero_grad()
         after = trained_by(model, inputs)
         algorithm.step()
-    assert all(layer.writes for layer in convert.analog_layers(model))
+    assert all(layer.writes for layer in conversion.analog_layers(model))
     assert float(after) < 0.5 * float(before)
 
 
@@ -163,10 +163,10 @@ def test_named_layers_and_blocks_stay_digital(quiet: Board) -> None:
         nn.Sequential(nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3)),
         nn.Conv2d(2, 1, 1),
     )
-    found = convert.convert(model, quiet, Settings(digital=("0", "1")))
-    assert [layer.name for layer in convert.analog_layers(found)] == ["2"]
+    found = conversion.convert(model, quiet, Settings(digital=("0", "1")))
+    assert [layer.name for layer in conversion.analog_layers(found)] == ["2"]
     with pytest.raises(UsageError, match="no layer '7'"):
-        convert.convert(model, quiet, Settings(digital=("7",)))
+        conversion.convert(model, quiet, Settings(digital=("7",)))
 
 
 # --- pieces --------------------------------------------------------------------------------------

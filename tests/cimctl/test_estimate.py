@@ -24,7 +24,7 @@ from boards.board import Board
 from boards.costs import Counts
 from boards.links import InProcessLink
 from boards.profile import Profile
-from cimctl import convert
+from cimctl import conversion
 from cimctl.algorithms.settings import Settings
 from cimctl.cli.root import run
 from cimctl.estimate import ALGORITHMS, Update, UpdateTimes
@@ -178,7 +178,7 @@ def test_a_chip_counts_what_was_estimated(name: str, profile: Profile, rule: Any
     network = MODELS[name]
     torch.manual_seed(0)
     with opened(profile) as (board, chip):
-        model = convert.convert(network.factory(), board, Settings(mapping=rule))
+        model = conversion.convert(network.factory(), board, Settings(mapping=rule))
         image = torch.rand(2, *network.input_shape)
         with torch.no_grad():
             # In training every layer learns the sign of its inputs.
@@ -201,7 +201,7 @@ def test_a_chip_counts_both_ways_of_in_memory_training(rule: Any) -> None:
     torch.manual_seed(0)
     plain = Settings(mapping=rule, noise_management="max", bound_management="off")
     with opened(profile) as (board, chip):
-        model = convert.convert(source, board, plain, in_memory=True)
+        model = conversion.convert(source, board, plain, in_memory=True)
         # The first product of a board with several ranges looks for one.
         model(torch.rand(3, 150)).sum().backward()
         before = chip.counts()

@@ -18,7 +18,7 @@ from boards import catalogue
 from boards.board import Board
 from boards.errors import UnsupportedError, UsageError
 from boards.links import InProcessLink
-from cimctl import convert, datasets
+from cimctl import conversion, datasets
 from cimctl.algorithms import InMemorySgd, MixedPrecision
 from cimctl.algorithms.settings import Settings, parse
 from cimctl.analog.coincidence import Trains, coincidences, coincidences_numpy, words
@@ -201,9 +201,9 @@ def bench() -> Iterator[Make]:
         boards.append(board)
         board.power_up()
         settings = Settings(**(PLAIN | changed))
-        model = convert.convert(nn.Sequential(source), board, settings, in_memory=True)
-        convert.program_weights(model, 10)
-        (layer,) = convert.analog_layers(model)
+        model = conversion.convert(nn.Sequential(source), board, settings, in_memory=True)
+        conversion.program_weights(model, 10)
+        (layer,) = conversion.analog_layers(model)
         assert isinstance(layer, InMemoryLayer)
         algorithm = InMemorySgd(model, board, settings, seed=1)
         return Bench(chip, board, model, layer, algorithm)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from boards import catalogue
 from boards.board import Board
 from boards.links import InProcessLink
-from cimctl import convert
+from cimctl import conversion
 from cimctl.algorithms import ALGORITHMS, InMemorySgd, MixedPrecision
 from cimctl.algorithms.settings import Settings
 from cimctl.analog.in_memory import InMemoryLayer
@@ -67,10 +67,10 @@ def made() -> Iterator[Make]:
         boards.append(opened)
         opened.power_up()
         kind, settings = ALGORITHMS[name], Settings(**changed)
-        model = convert.convert(
+        model = conversion.convert(
             source, opened, settings, in_memory=kind.IN_MEMORY, arrays=kind.ARRAYS
         )
-        convert.program_weights(model, 20)
+        conversion.program_weights(model, 20)
         return kind(model, opened, settings, 1), opened
 
     yield make
@@ -94,7 +94,7 @@ def test_a_cell_on_the_chip_follows_torchs_own_and_its_gradients(
     torch.manual_seed(0)
     source = Sequence(bias)
     algorithm, _ = made(source, name, board, quiet=True)
-    (layer,) = convert.analog_layers(algorithm.model)
+    (layer,) = conversion.analog_layers(algorithm.model)
     assert isinstance(algorithm.model.cell, AnalogLSTMCell)
     assert layer.weight.shape == (4 * HIDDEN, INPUTS + HIDDEN)
     assert (layer.bias is not None) == bias
@@ -117,7 +117,7 @@ def test_a_cell_on_the_chip_follows_torchs_own_and_its_gradients(
 def test_one_backward_notes_every_use_and_a_step_uses_them_up(made: Make) -> None:
     torch.manual_seed(0)
     algorithm, _ = made(Sequence(), "sgd", "rpu-large", lr=0.01)
-    (layer,) = convert.analog_layers(algorithm.model)
+    (layer,) = conversion.analog_layers(algorithm.model)
     assert isinstance(layer, InMemoryLayer)
     algorithm.model(sequence()).sum().backward()
     assert [x.shape for x, _ in layer.tape] == [(BATCH, INPUTS + HIDDEN)] * STEPS
@@ -133,7 +133,7 @@ def test_an_update_moves_weights_down_the_gradient_in_the_mean(made: Make) -> No
     source = Sequence()
     algorithm, _ = made(source, "sgd", "rpu-large", quiet=True, lr=0.1, weight_scaling_omega=0.2)
     assert isinstance(algorithm, InMemorySgd)
-    (layer,) = convert.analog_layers(algorithm.model)
+    (layer,) = conversion.analog_layers(algorithm.model)
     before = layer.read_weights()
     # Of one sign, so that the pulses of a cell do not cancel and leave their noise.
     x, outer = sequence().abs(), 0.3 * torch.randn(1, HIDDEN).repeat(BATCH, 1)
@@ -160,7 +160,7 @@ def test_mixed_precision_gathers_the_gradient_of_all_uses(made: Make) -> None:
     source = Sequence()
     algorithm, _ = made(source, "mixed-precision", "emu", quiet=True)
     assert isinstance(algorithm, MixedPrecision)
-    (layer,) = convert.analog_layers(algorithm.model)
+    (layer,) = conversion.analog_layers(algorithm.model)
     x, outer = sequence(), torch.randn(BATCH, HIDDEN)
     algorithm.model(x).backward(outer)
     source(x).backward(outer)
@@ -209,7 +209,7 @@ def test_a_cell_stacks_into_one_layer() -> None:
 
 def test_weights_are_drawn_over_all_inputs_of_a_cell() -> None:
     model = Sequence()
-    convert.draw_weights(model, 2.0)
+    conversion.draw_weights(model, 2.0)
     most = 2.0 / (INPUTS + HIDDEN) ** 0.5
     for weight in (model.cell.weight_ih, model.cell.weight_hh):
         assert 0.9 * most < float(weight.detach().abs().max()) <= most

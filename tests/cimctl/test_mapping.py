@@ -23,7 +23,7 @@ from boards.board import Board
 from boards.errors import UsageError
 from boards.links import InProcessLink
 from boards.profile import Profile
-from cimctl import convert
+from cimctl import conversion
 from cimctl.algorithms.settings import Settings
 from cimctl.analog.layers import AnalogConv2d
 from cimctl.cli.root import run
@@ -264,10 +264,10 @@ def test_a_mapped_convolution_is_the_digital_one_to_the_converters_resolution(
     with opened(QUIET, seed) as (board, chip):
         asked = Settings(mapping=rule, avoid=str(path) if avoid else "")
         try:
-            model = convert.convert(nn.Sequential(source), board, asked)
+            model = conversion.convert(nn.Sequential(source), board, asked)
         except UsageError:
             assume(False)
-        (analog,) = convert.analog_layers(model)
+        (analog,) = conversion.analog_layers(model)
         assert isinstance(analog, AnalogConv2d)
         plan = mapped([analog.demand()], QUIET.chip, rule, avoid=Avoid(avoid))
         exact = held(chip, plan) * analog.rule.unit
@@ -303,11 +303,11 @@ def test_a_mapped_network_is_the_digital_one(rule: Any) -> None:
     torch.manual_seed(0)
     images = torch.rand(4, 1, 28, 28)
     with opened(QUIET, 3) as (board, _):
-        model = convert.convert(build("lenet"), board, Settings(mapping=rule, saturation=0.0))
-        convert.read_weights(model, 1.2)
+        model = conversion.convert(build("lenet"), board, Settings(mapping=rule, saturation=0.0))
+        conversion.read_weights(model, 1.2)
         digital = build("lenet")
         with torch.no_grad():
-            pairs = zip(convert.analog_layers(model), (digital[0], digital[3], digital[7]),
+            pairs = zip(conversion.analog_layers(model), (digital[0], digital[3], digital[7]),
                         strict=True)  # type: ignore[index]  # fmt: skip
             for mine, plain in pairs:
                 plain.weight.copy_(mine.weight * mine.scale)

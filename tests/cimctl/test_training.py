@@ -20,7 +20,7 @@ from boards import capture, catalogue
 from boards.board import Board
 from boards.capture import CaptureWriter
 from boards.links import InProcessLink
-from cimctl import convert, datasets
+from cimctl import conversion, datasets
 from cimctl.algorithms.settings import Settings
 from cimctl.cli.root import run
 from cimctl.connect import BoardOptions, connect
@@ -382,14 +382,14 @@ def test_weights_are_tested_where_training_put_them_beside_fast_arrays(
     assert run([*command, "--set", "symmetry_pulses=2", "--out", folder, "--json"]) == 0
     trained_to = json.loads(capsys.readouterr().out)["test_accuracy"]
     seen = []
-    original = convert.mapped
+    original = conversion.mapped
 
     def noting(*arguments: Any, **options: Any) -> Any:
         seen.append(original(*arguments, **options).rule)
         return original(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert, "mapped", noting)
+        patch.setattr(conversion, "mapped", noting)
         assert run(["eval", folder, "--board", "rpu-baseline", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["chip"], seen) == ("restored", ["packed"])

@@ -17,7 +17,7 @@ from boards import catalogue
 from boards.board import Board
 from boards.links import InProcessLink
 from boards.profile import Profile
-from cimctl import convert, datasets
+from cimctl import conversion, datasets
 from cimctl.algorithms import ALGORITHMS
 from cimctl.algorithms.settings import Settings, parse
 from cimctl.algorithms.transfer import TikiTaka, Transfer
@@ -101,11 +101,11 @@ def bench() -> Iterator[Make]:
         board.power_up()
         settings = Settings(**({"lr": 0.1, "lr_schedule": "constant"} | changed))
         kind = ALGORITHMS[name]
-        model = convert.convert(
+        model = conversion.convert(
             nn.Sequential(source), board, settings, in_memory=True, arrays=kind.ARRAYS
         )
-        convert.program_weights(model, 10)
-        (layer,) = convert.analog_layers(model)
+        conversion.program_weights(model, 10)
+        (layer,) = conversion.analog_layers(model)
         assert isinstance(layer, InMemoryLayer)
         algorithm = kind(model, board, settings, 1)
         assert isinstance(algorithm, TikiTaka)
@@ -477,7 +477,7 @@ def test_on_another_chip_a_resumed_run_prepares_its_fast_array(tmp_path: Path) -
         trainer = Trainer(
             wanted, FEW, board, tmp_path, resume=checkpoint.load(tmp_path), notify=print
         )
-        (layer, _) = convert.analog_layers(trainer.model)
+        (layer, _) = conversion.analog_layers(trainer.model)
         assert isinstance(layer, InMemoryLayer) and layer.fast is not None
         a, r = np.moveaxis(layer.fast.array.readings(4), 2, 0) * layer.rule.unit
         assert r.std() > 2 * DELTA
