@@ -105,3 +105,24 @@ def _write(conductances, pulses, stuck, index, targets, tolerance, readings):  #
         if abs(wanted - reading) > tolerance:
             unconverged += 1
     return sets, resets, unconverged
+
+
+def write_numpy(
+    conductances: npt.NDArray[np.uint16],
+    pulses: npt.NDArray[np.uint32],
+    stuck: npt.NDArray[np.uint8],
+    index: Index,
+    targets: npt.NDArray[np.uint16],
+    tolerance: int,
+    readings: npt.NDArray[np.uint16],
+) -> tuple[int, int, int]:
+    """The oracle of ``_write``: same arguments, same results; no cell is named twice."""
+    before, wanted = conductances[index].astype(np.int64), targets.astype(np.int64)
+    due = np.abs(wanted - before) > tolerance
+    pulses[index[due]] += np.uint32(1)
+    moved = due & (stuck[index] == 0)
+    conductances[index[moved]] = targets[moved]
+    readings[:] = conductances[index]
+    unconverged = np.abs(wanted - readings.astype(np.int64)) > tolerance
+    sets = int((due & (wanted > before)).sum())
+    return sets, int(due.sum()) - sets, int(unconverged.sum())

@@ -22,6 +22,7 @@ from boards.profile import Profile
 from firmware_protocol import messages as m
 from firmware_protocol.constants import Detail, Opcode
 from firmware_protocol.geometry import column_weights, packed_column_weights
+from sim_backend import bit_cells
 from sim_backend.chip import Chip
 from sim_backend.converters import round_shift
 from sim_backend.firmware import Firmware
@@ -420,3 +421,22 @@ def test_time_and_energy_count_planes_and_conversions() -> None:
     conversion = costs.conversion_pJ + costs.column_charge_pJ + costs.shift_add_pJ
     counts = Counts(tile_operations=21, conversions=420)
     assert energy_pJ(CAP, counts) == round(21 * 1000 * costs.tile_operation_nJ + 420 * conversion)
+
+
+@pytest.mark.parametrize("tolerance", [0, 16384])
+def test_compiled_writes_are_their_oracle(tolerance: int) -> None:
+    rng = np.random.default_rng(tolerance)
+    cells = 500
+    stuck = (rng.random(cells) < 0.1).astype(np.uint8)
+    sides = []
+    start = rng.choice([0, 16000, 65535], cells).astype(np.uint16)
+    index = rng.permutation(cells)[:300]
+    targets = rng.choice([0, 65535], index.size).astype(np.uint16)
+    for write in (bit_cells._write, bit_cells.write_numpy):
+        held, pulses = start.copy(), np.zeros(cells, dtype=np.uint32)
+        readings = np.zeros(index.size, dtype=np.uint16)
+        counts = write(held, pulses, stuck, index, targets, tolerance, readings)
+        sides.append((counts, held.tolist(), pulses.tolist(), readings.tolist()))
+    assert sides[0] == sides[1]
+    sets, resets, unconverged = sides[0][0]
+    assert sets and resets and unconverged
