@@ -93,7 +93,10 @@ def with_layers(
     names = {name for name, _ in model.named_modules()}
     unknown = sorted(set(digital) - names)
     if unknown:
-        raise UsageError(f"The model has no layer '{unknown[0]}'", next=f"It has: {sorted(names)}")
+        raise UsageError(
+            f"The model has no layer '{unknown[0]}'",
+            next=f"It has: {', '.join(sorted(names - {''}))}",
+        )
     for name, module in list(converted.named_modules()):
         kept = any(f"{name}.".startswith(f"{each}.") for each in digital)
         if kept or not isinstance(module, nn.Conv2d | nn.Linear | nn.LSTMCell):

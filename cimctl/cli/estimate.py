@@ -85,7 +85,7 @@ def estimate(model: str | None, update: str | None, json: bool, **values: Any) -
     """
     if update is not None:
         if model is not None or values["run"] is not None:
-            raise click.UsageError("Give MODEL, or --run, or --update.")
+            raise click.UsageError("--update times an array: leave out MODEL and --run.")
         _update(update, json, values)
         return
     _network(model, json, values)
@@ -124,6 +124,7 @@ def _network(model: str | None, json: bool, values: dict[str, Any]) -> None:
     in_memory = runs.ALGORITHMS[algorithm]
     updates = _updates(run, values, in_memory)
     found = asked(model, values)
+    _check_pairs(found)
     weights = sum(layer.weights for layer in found.layers)
     one = cost.inference(found.profile, found.layers, found.plan)
     step = cost.training_step(found.profile, found.layers, found.plan, updates, in_memory=in_memory)
@@ -144,6 +145,18 @@ def _network(model: str | None, json: bool, values: dict[str, Any]) -> None:
         "endurance": _endurance(wear, run),
     }
     show(json, "cimctl.estimate/1", out, _text(model, found, out))
+
+
+def _check_pairs(found: Answer) -> None:
+    from boards.errors import UsageError
+
+    if "DIFFERENTIAL" not in found.profile.chip.capabilities:
+        raise UsageError(
+            f"The board '{found.profile.name}' takes no pairs of columns as weights: it lacks "
+            "DIFFERENTIAL",
+            left="Nothing was estimated",
+            next="Ask for --algorithm radix4, which it is made for, or take another --board",
+        )
 
 
 def _updates(run: Run | None, values: dict[str, Any], in_memory: bool) -> Any:
@@ -300,5 +313,5 @@ def _wear_text(step: dict[str, Any], wear: dict[str, Any]) -> str:
 def _shown(value: float | int | None, unit: str) -> str:
     if value is None:
         return "none: layers share tiles"
-    text = f"{value:,}" if isinstance(value, int) else f"{value:#.3g}"
+    text = f"{value:,}" if isinstance(value, int) else f"{value:#.3g}".rstrip(".")
     return f"{text} {unit}".rstrip()

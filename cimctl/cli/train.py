@@ -290,7 +290,9 @@ def _progress_bar(trainer: Trainer) -> Iterator[Callable[[float, Algorithm], Non
     with tqdm(
         total=config.batches,
         initial=trainer.progress.batch,
-        desc=f"{config.model} on {config.board}" if trainer.board else f"{config.model} in fp32",
+        desc=f"{config.model} on {config.board}"
+        if trainer.board
+        else f"{config.model}, {config.algorithm}",
         unit="batch",
         file=sys.stderr,
         dynamic_ncols=True,

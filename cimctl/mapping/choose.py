@@ -7,6 +7,7 @@ from typing import Literal
 
 from boards import catalogue
 from boards.errors import ProfileError, UsageError
+from boards.profile import CapabilityName
 from cimctl.mapping.blocks import columns_needed
 from cimctl.mapping.demand import Arrays, Avoid, Demand, Geometry
 from cimctl.mapping.plan import Plan, RuleName
@@ -82,7 +83,7 @@ def _advice(demands: Sequence[Demand], arrays: Arrays, rule: RuleName) -> str:
     cells = arrays.tiles * arrays.rows * arrays.columns
     larger = [
         name
-        for name, chip in _catalogue()
+        for name, chip in _catalogue("GROUPS" if demands[0].group else "DIFFERENTIAL")
         if chip.tiles * chip.rows * chip.columns > cells and fits(demands, chip, "packed")
     ]
     if larger:
@@ -93,14 +94,17 @@ def _advice(demands: Sequence[Demand], arrays: Arrays, rule: RuleName) -> str:
     )
 
 
-def _catalogue() -> list[tuple[str, Arrays]]:
+def _catalogue(needed: CapabilityName) -> list[tuple[str, Arrays]]:
+    """Boards that add up columns as the layers want it."""
     found: list[tuple[str, Arrays]] = []
     for name in sorted(catalogue.profile_files()):
         try:
-            found.append((name, catalogue.load(name).chip))
+            chip = catalogue.load(name).chip
         except ProfileError:
             # A broken profile of another package is no advice.
             continue
+        if needed in chip.capabilities:
+            found.append((name, chip))
     return found
 
 

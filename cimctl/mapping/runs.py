@@ -55,7 +55,7 @@ def read(folder: Path) -> Run:
         return _run(folder, summary)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"'{path}' is no summary of a finished run: {type(error).__name__}: {error}",
+            f"'{path}' is no summary of a finished run: {error}",
             left="Nothing was estimated",
             next="Name the folder of a run that 'cimctl train' finished",
         ) from None

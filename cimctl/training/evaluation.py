@@ -11,7 +11,7 @@ from cimctl.datasets import Dataset
 from cimctl.models import build
 from cimctl.training.config import RunConfig
 from cimctl.training.inputs import Inputs
-from cimctl.training.trainer import accuracy, load_layers
+from cimctl.training.trainer import accuracy, is_same_chip, load_layers
 from firmware_protocol.constants import Capability
 
 
@@ -31,8 +31,9 @@ def evaluate(state: dict[str, Any], data: Dataset, board: Board | None) -> tuple
     model = build(config.model)
     if board is not None:
         kind = ALGORITHMS[config.algorithm]
+        kind.check(board, config.settings)
         # Weights that are there already lie where training put them, beside its further arrays.
-        alone = board.hello.board_id != state["board"]["board_id"]
+        alone = not is_same_chip(board, state["board"])
         model = kind.convert(model, board, config.settings, alone=alone)
     model.load_state_dict(state["model"])
     chip = "none"
@@ -44,7 +45,7 @@ def evaluate(state: dict[str, Any], data: Dataset, board: Board | None) -> tuple
 
 
 def _weights_to(board: Board, model: Any, saved: dict[str, Any]) -> str:
-    same = board.hello.board_id == saved["board_id"]
+    same = is_same_chip(board, saved)
     if same and saved["snapshot"] is not None and Capability.SNAPSHOT in board.capabilities:
         board.restore(saved["snapshot"])
         return "restored"

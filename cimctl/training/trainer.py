@@ -255,6 +255,7 @@ class Trainer:
         offers = Capability.SNAPSHOT in board.capabilities
         return {
             "profile": board.profile.name,
+            "model": board.hello.model,
             "board_id": board.hello.board_id,
             "boot_id": board.hello.boot_id,
             "operations": status.operations,
@@ -308,7 +309,7 @@ class Trainer:
         Returns:
             Whether its cells are still the run's; otherwise only the weights were programmed.
         """
-        if board.hello.board_id != saved["board_id"]:
+        if not is_same_chip(board, saved):
             self._notify(
                 "This is another chip than the run began on: it is programmed with the weights, "
                 "and the result will differ"
@@ -410,6 +411,12 @@ def accuracy(
             labels = torch.from_numpy(data.test_labels[first:last])
             right += int((outputs.argmax(1).cpu() == labels).sum())
     return right / count
+
+
+def is_same_chip(board: Board, saved: dict[str, Any]) -> bool:
+    """Whether a board is the one of a checkpoint; older checkpoints do not say its model."""
+    hello = board.hello
+    return (hello.board_id, hello.model) == (saved["board_id"], saved.get("model", hello.model))
 
 
 def load_layers(model: nn.Module, saved: list[dict[str, Any]]) -> None:

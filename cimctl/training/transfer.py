@@ -14,7 +14,8 @@ from torch import nn
 from boards.board import Board
 from boards.profile import Profile
 from cimctl import conversion
-from cimctl.algorithms import ALGORITHMS
+from cimctl.algorithms import ALGORITHMS, MixedPrecision
+from cimctl.algorithms.settings import Settings
 from cimctl.connect import BoardOptions, connect
 from cimctl.datasets import Dataset
 from cimctl.models import build
@@ -98,6 +99,7 @@ def transfer(
 def _programmed(state: dict[str, Any], data: Dataset, board: Board) -> tuple[float, str]:
     """A network that was trained digitally, put on a chip with the converters set on it."""
     config = RunConfig.from_plain(state["config"])
+    MixedPrecision.check(board, Settings())
     model = build(config.model)
     model.load_state_dict(state["model"])
     model = conversion.convert(model, board, config.settings)

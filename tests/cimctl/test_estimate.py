@@ -300,7 +300,8 @@ def test_a_finished_run_says_how_its_weights_moved(
     ("arguments", "said"),
     [
         (["lenet"], "Missing option '--board'"),
-        (["lenet", "--board", "emu", "--update", "agad"], "Give MODEL, or --run, or --update"),
+        (["lenet", "--board", "emu", "--update", "agad"], "leave out MODEL"),
+        (["lenet", "--board", "cap-imc-16nm"], "lacks DIFFERENTIAL"),
         (["--run", "nowhere"], "is no summary of a finished run"),
         (["lenet", "--board", "brram-soc", "--algorithm", "sgd"], "transposed"),
         (["vgg8", "--board", "brram-256x64", "--mapping", "packed"], "3924 too few"),

@@ -114,3 +114,19 @@ def test_quantisation_aware_weights_are_levels_and_learn_below_a_level() -> None
 
 def test_weights_that_are_all_zero_stay() -> None:
     assert not rounded(torch.zeros(3), 7).any()
+
+
+@pytest.mark.parametrize("chips", [[], ["--chips", "1"]], ids=["one", "many"])
+def test_a_board_that_cannot_hold_the_run_is_refused_before_anything_is_sent(
+    runs: dict[str, str], chips: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["eval", runs["mixed-precision"], "--board", "cap-imc-16nm", *chips]) == 2
+    assert "DIFFERENTIAL" in capsys.readouterr().err
+
+
+def test_a_chip_of_another_model_is_programmed_whatever_its_seed(
+    runs: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert run(["eval", runs["mixed-precision"], "--board", "brram-256x64", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["chip"] == "programmed"
