@@ -344,6 +344,22 @@ def board() -> Iterator[Board]:
         yield opened
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(4, 4, 3, groups=2),
+        nn.Conv2d(4, 4, 3, padding="same"),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+    ],
+    ids=["groups", "named padding", "padding mode"],
+)
+def test_a_nested_convolution_that_is_named_stays_digital(board: Board, layer: nn.Module) -> None:
+    model = nn.Sequential(nn.ReLU(), nn.Sequential(layer))
+    assert conversion.analog_layers(conversion.convert(model, board)) != []
+    kept = conversion.convert(model, board, digital=["1.0"])
+    assert conversion.analog_layers(kept) == []
+
+
 def test_an_unknown_digital_layer_is_named(board: Board) -> None:
     with pytest.raises(UsageError, match="no layer 'head'"):
         conversion.convert(nn.Sequential(nn.Linear(2, 2)), board, digital=["head"])
