@@ -136,7 +136,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: ranges of the converters: that of each product's own popcounts; one of two, in cells; or no
     #: converter, where all products are digital
     adaptability: Adaptability = "full"
-    two_level: tuple[Positive, Positive] = (64.0, 512.0)
+    two_level: tuple[Positive, Positive] = (255.0, 510.0)
     #: where layers lie (docs/mapping.md); auto: by the paper's rule where that fits, else packed
     mapping: MappingChoice = "auto"
     #: file with the cells that stay free: tile, row and column in each line; none by default

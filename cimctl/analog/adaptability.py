@@ -1,8 +1,10 @@
 """Ranges of converters that see single planes, product by product of a layer.
 
 *Full* adaptability: each product has the range of the smallest mean-square error of its own
-popcounts.  *Two-level*: each has one of two ranges that were fixed beforehand, the narrow one where
-that holds what its rows give if bits are drawn at random, and the wide one elsewhere.  The paper
+popcounts, with a step of at least one count: popcounts are integers, so that a converter whose
+noise is well below its step gives them exactly, while a finer step measures the noise.
+*Two-level*: each has one of two ranges that were fixed beforehand, the narrow one where that holds
+what its rows give if bits are drawn at random, and the wide one elsewhere.  The paper
 (arXiv 2203.04821) names the two; the rules are ours.
 """
 
@@ -99,6 +101,8 @@ class PlaneConverters:
     def _spans(self) -> Popcounts:
         unit = self._board.profile.gain(1.0)
         low, high = (unit / gain for gain in reversed(self._board.gain_range))
+        # A popcount is an integer: steps below one count would measure the noise, not the sum.
+        low = max(low, min(high, float(self._codes)))
         return np.geomspace(low, max(low, min(high, _COARSEST * self._codes)), _TRIED)
 
 
@@ -117,8 +121,9 @@ def best_span(popcounts: Popcounts, spans: Popcounts, codes: int, *, ternary: bo
     """The span of the smallest mean-square error: what is clipped, and rounding to a step."""
     share = 2 if ternary else 1
     magnitudes = np.abs(popcounts).reshape(-1)
-    errors = [
-        np.mean(np.maximum(magnitudes - span / share, 0.0) ** 2) + (span / codes) ** 2 / 12
-        for span in spans
-    ]
+    errors = []
+    for span in spans:
+        step = span / codes
+        read = np.minimum(np.round(magnitudes / step) * step, span / share)
+        errors.append(np.mean((read - magnitudes) ** 2))
     return float(spans[int(np.argmin(errors))])

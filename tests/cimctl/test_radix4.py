@@ -21,7 +21,7 @@ from boards.links import InProcessLink
 from cimctl import datasets
 from cimctl.algorithms import settings
 from cimctl.algorithms.radix4 import Radix4
-from cimctl.analog.adaptability import best_span
+from cimctl.analog.adaptability import PlaneConverters, best_span
 from cimctl.analog.int4_layers import Int4Layer
 from cimctl.cli.root import run
 from cimctl.mapping.demand import Avoid, Demand
@@ -119,6 +119,16 @@ def test_a_range_is_as_wide_as_what_it_sees() -> None:
     assert best_span(few, spans, 255, ternary=False) == 64
     found = best_span(many, spans, 255, ternary=False)
     assert 300 < found < 400 and best_span(many, spans, 255, ternary=True) > found
+
+
+def test_no_range_has_a_step_below_one_count() -> None:
+    with opened() as board:
+        converters = PlaneConverters(board, 1, ternary=True, levels=None)
+        gain = converters.gain(100, lambda: np.array([-3, 0, 0, 2]), learning=True)
+        assert gain == board.profile.gain(255) and converters.span.used == 255
+        wide = PlaneConverters(board, 2, ternary=True, levels=None)
+        wide.gain(1152, lambda: np.array([-900, 900]), learning=True)
+        assert wide.span.used == pytest.approx(510)
 
 
 def test_two_level_ranges_are_fixed_by_the_rows() -> None:
