@@ -1,0 +1,1 @@
+"""Measurements of speed that a user repeats: of a board, its link, and training through it."""
