@@ -155,6 +155,8 @@ def _place(
             converters = PlaneConverters(board, slot, ternary=name == "wtd", levels=levels)
             each[name] = HeldMatrix(board, next(matrices), converters)
     scratch = Scratch(demands, board.description, avoid)
+    if "dat" in products:
+        scratch.cut(1, 1, group)  # refuses now what could not go on later
     for place, (layer, each) in enumerate(zip(layers, made, strict=True)):
         transposed = outer = None
         if powers is not None:

@@ -148,17 +148,24 @@ class OuterProducts:
         total = np.zeros((len(stacked), size))
         for number in range(cut.rounds):
             part = slice(number * cut.vectors, (number + 1) * cut.vectors)
-            total += self._round(cut.matrix, stacked[:, part], activations[part], offset, number)
+            for left in range(0, size, cut.elements):
+                some = activations[part, left : left + cut.elements]
+                # The range is looked at once a batch.
+                learning = number == left == 0
+                total[:, left : left + some.shape[1]] += self._round(
+                    cut.matrix, stacked[:, part], some, offset, learning=learning
+                )
         total += offset * stacked.sum(1, dtype=np.int64)[:, None]
         return np.tensordot(weights, total.reshape(len(weights), outputs, size), 1)
 
     def _round(
-        self, matrix: Matrix, planes: Numbers, activations: Numbers, offset: int, number: int
+        self, matrix: Matrix, planes: Numbers, activations: Numbers, offset: int, *, learning: bool
     ) -> Numbers:
-        """(planes, inputs) products of as many vectors as the chip holds at a time."""
-        missing = matrix.shape[0] - len(activations)
+        """(planes, inputs) products of what the chip holds at a time, of vectors and elements."""
+        missing, width = matrix.shape[0] - len(activations), activations.shape[1]
+        beyond = (0, matrix.shape[1] - width)
         # Rows without a vector take no part; they hold the zero of the others.
-        shifted = np.pad(activations.astype(np.int8) - np.int8(offset), ((0, missing), (0, 0)))
+        shifted = np.pad(activations.astype(np.int8) - np.int8(offset), ((0, missing), beyond))
         planes = np.pad(planes, ((0, 0), (0, missing)))
         self._board.program_integers(matrix, shifted)
         rows = matrix.regions[0].rows
@@ -167,7 +174,7 @@ class OuterProducts:
             lines = planes[:_SAMPLE, :rows]
             return _popcounts(lines, shifted[:rows], self._board.column_weights, 2, True)
 
-        gain = self.converters.gain(rows, popcounts, learning=number == 0)
+        gain = self.converters.gain(rows, popcounts, learning=learning)
         live = planes.any(1)
         found = np.zeros((len(planes), matrix.shape[1]))
         if live.any():
@@ -175,7 +182,7 @@ class OuterProducts:
                 matrix, planes[live], slot=self.converters.slot, bits=2, signed=True, ternary=True
             )
             found[live] = answer.codes / (gain * _FULL)
-        return found
+        return found[:, :width]
 
 
 def _sample(codes: Numbers, window: Window | None) -> Numbers:

@@ -165,7 +165,7 @@ def _counts(
         lines, size = batch * layer.vectors, layer.demand.inputs
         cut = scratch.cut(lines, size, group)
         written = Counts(pulses=round(_CHANGED * group * lines * size))
-        gradients = cut.rounds * layer.demand.outputs
+        gradients = cut.rounds * cut.parts * layer.demand.outputs
         dat += written + _product(profile, cut.matrix, gradients, MAGNITUDES)
     return arrays, {"wa": wa, "wtd": wtd, "dat": dat}
 

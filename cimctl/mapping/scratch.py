@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from boards.errors import UsageError
 from boards.multiply import Matrix
@@ -18,16 +18,23 @@ class Cut:
 
     Attributes:
         matrix: vectors at the rows, their elements at the columns.
-        rounds: how often it is filled.
+        rounds: how often it is filled for all vectors, with the same part of their elements.
+        parts: parts of the elements; more than one where whole vectors find no room.
     """
 
     matrix: Matrix
     rounds: int
+    parts: int
 
     @property
     def vectors(self) -> int:
         """Vectors of one round."""
         return self.matrix.shape[0]
+
+    @property
+    def elements(self) -> int:
+        """Elements of a vector in one round."""
+        return self.matrix.shape[1]
 
 
 class Scratch:
@@ -52,7 +59,7 @@ class Scratch:
             group: columns of an element.
 
         Raises:
-            UsageError: not even one block of columns is free.
+            UsageError: not even the columns of one element are free.
         """
         known = self._known.get((vectors, size))
         if known is None:
@@ -60,6 +67,20 @@ class Scratch:
         return known
 
     def _cut(self, vectors: int, size: int, group: int) -> Cut:
+        parts = 1
+        while parts <= size:
+            cut = self._whole(vectors, -(-size // parts), group)
+            if cut is not None:
+                return replace(cut, parts=-(-size // cut.elements))
+            parts *= 2
+        raise UsageError(
+            "There is no room beside the weights for activations",
+            left="Nothing was programmed",
+            next="Leave the product dat digital (--set products=wa,wtd), or take a larger board",
+        )
+
+    def _whole(self, vectors: int, size: int, group: int) -> Cut | None:
+        """For vectors that are not cut in parts."""
         rows = self._arrays.rows
         for blocks in range(min(-(-vectors // rows), self._arrays.tiles * 64), 0, -1):
             demand = Demand("activations", rows * blocks, size, 1, group)
@@ -69,12 +90,8 @@ class Scratch:
                 matrix = placed[-1].matrix()
                 height = -(-vectors // (rounds * matrix.row_blocks))
                 regions = tuple(_lowered(region, height) for region in matrix.regions)
-                return Cut(Matrix(regions, matrix.row_blocks, False, group=group), rounds)
-        raise UsageError(
-            f"There is no room beside the weights for activations of {size} elements",
-            left="Nothing was programmed",
-            next="Leave the product dat digital (--set products=wa,wtd), or take a larger board",
-        )
+                return Cut(Matrix(regions, matrix.row_blocks, False, group=group), rounds, 1)
+        return None
 
 
 def _lowered(region: Region, rows: int) -> Region:

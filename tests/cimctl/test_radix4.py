@@ -108,8 +108,32 @@ def test_scratch_cells_are_beside_the_weights_and_hold_every_vector() -> None:
     cut = Scratch(held, CAP.chip, Avoid()).cut(36864, 25, 4)
     assert cut.rounds * cut.vectors >= 36864 and cut.matrix.shape[1] == 25
     assert cut.vectors * cut.rounds - 36864 < cut.rounds * cut.matrix.row_blocks
+    wide = Scratch(held, CAP.chip, Avoid()).cut(64, 600, 4)
+    assert wide.parts * wide.elements >= 600 > (wide.parts - 1) * wide.elements
+    full = [Demand(f"{i}", 1152, 64, 1, 4) for i in range(CAP.chip.tiles)]
     with pytest.raises(UsageError, match="no room"):
-        Scratch(held, CAP.chip, Avoid()).cut(64, 600, 4)
+        Scratch(full, CAP.chip, Avoid()).cut(64, 600, 4)
+
+
+def test_activations_wider_than_what_is_free_go_to_the_chip_in_parts() -> None:
+    small = msgspec.structs.replace(QUIET.chip, rows=32, columns=64, tiles=3)
+    x = torch.rand(70, 100, generator=torch.Generator().manual_seed(1))
+    model = nn.Sequential(nn.Linear(100, 6), nn.ReLU(), nn.Linear(6, 4))
+    with opened(msgspec.structs.replace(QUIET, chip=small)) as board:
+        digital = trained(board, model, x, "products=none")
+        chip = trained(board, model, x, *EXACT, "products=dat")
+    for one, other in zip(digital, chip, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_chip_without_room_for_activations_is_refused_before_anything_is_trained() -> None:
+    full = msgspec.structs.replace(QUIET.chip, rows=10, columns=40, tiles=1)
+    model = nn.Sequential(nn.Linear(10, 6), nn.ReLU(), nn.Linear(6, 4))
+    with (
+        opened(msgspec.structs.replace(QUIET, chip=full)) as board,
+        pytest.raises(UsageError, match="no room"),
+    ):
+        Radix4.convert(model, board, settings.parse(("products=wa,dat",)))
 
 
 def test_a_range_is_as_wide_as_what_it_sees() -> None:
