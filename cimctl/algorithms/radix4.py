@@ -16,14 +16,16 @@ from torch import nn
 
 from boards.board import Board
 from boards.errors import UnsupportedError, UsageError
+from boards.multiply import Matrix
 from cimctl.algorithms.base import Algorithm
 from cimctl.algorithms.settings import Settings
 from cimctl.analog.adaptability import PlaneConverters, Span
 from cimctl.analog.int4_layers import Formats, Int4Conv2d, Int4Layer, Int4Linear, OnChip
 from cimctl.analog.plane_products import HeldMatrix, OuterProducts, TransposedMatrix
+from cimctl.formats.integers import BITS
 from cimctl.formats.powers import Powers
 from cimctl.mapping.choose import mapped
-from cimctl.mapping.demand import Demand, read_avoid
+from cimctl.mapping.demand import Avoid, Demand, read_avoid
 from cimctl.mapping.scratch import Scratch
 from firmware_protocol.constants import Capability, Opcode
 
@@ -52,6 +54,15 @@ class Radix4(Algorithm):
                 left="Nothing was trained",
                 next="Take another --board",
             )
+        if board.description.input_bits < BITS:
+            raise UnsupportedError(
+                f"The board '{board.hello.model}' takes inputs of {board.description.input_bits} "
+                f"bits, activations have {BITS}",
+                left="Nothing was trained",
+                next="Take another --board",
+            )
+        if settings.adaptability == "two-level":
+            _check_levels(board, settings.two_level)
 
     @classmethod
     def products(cls, settings: Settings) -> frozenset[str]:
@@ -117,6 +128,27 @@ class Radix4(Algorithm):
         return [layer for layer in self.layers if isinstance(layer, Int4Layer)]
 
 
+def _check_levels(board: Board, levels: tuple[float, float]) -> None:
+    low, high = board.profile.adc_span
+    if not low <= levels[0] < levels[1] <= high:
+        raise UsageError(
+            f"Setting 'two_level' is {list(levels)}: a narrow and a wide range between {low:g} and "
+            f"{high:g} cells were expected",
+            left="Nothing was trained",
+        )
+
+
+def _mapped(demands: list[Demand], board: Board, avoid: Avoid) -> list[Matrix]:
+    try:
+        return list(mapped(demands, board.description, "packed", avoid=avoid).matrices)
+    except UsageError as error:
+        raise UsageError(
+            error.what,
+            left=error.left,
+            next=f"{error.next} W^T takes as much as W: --set products=wa leaves it out.",
+        ) from None
+
+
 def _place(
     layers: list[Int4Layer], board: Board, settings: Settings, products: frozenset[str]
 ) -> None:
@@ -134,6 +166,7 @@ def _place(
             f"{len(layers)} layers need {_SLOTS * len(layers)} configuration slots and one more; "
             f"the board has {board.description.slots}",
             left="Nothing was programmed",
+            next="Leave layers digital (--set digital=NAME,NAME), or take a board with more slots",
         )
     if settings.mapping == "paper":
         raise UsageError(
@@ -146,7 +179,7 @@ def _place(
     back = [Demand(f"{layer.name}, W^T", *layer.back_demand(), group) for layer in layers]
     demands = forward * ("wa" in products) + back * ("wtd" in products)
     avoid = read_avoid(settings.avoid)
-    matrices = iter(mapped(demands, board.description, "packed", avoid=avoid).matrices)
+    matrices = iter(_mapped(demands, board, avoid))
     levels = settings.two_level if settings.adaptability == "two-level" else None
     made: list[dict[str, HeldMatrix]] = [{} for _ in layers]
     for number, name in enumerate(("wa", "wtd")):

@@ -82,6 +82,9 @@ class Rounded(NamedTuple):
 class Int4Layer(AnalogLayer):
     """Base of the 4-bit layers.
 
+    Integers get their unit in double precision, so that a product has the same last bit wherever it
+    is made.
+
     Attributes:
         weight: master weights.
         formats, products: how numbers are rounded, and which products the chip makes.
@@ -161,7 +164,7 @@ class Int4Layer(AnalogLayer):
         """``W a`` in the layer's units."""
         chip = self.products.forward
         if chip is None:
-            return self._digital(a.codes, w.codes) * (a.unit * w.unit)
+            return (self._digital(a.codes, w.codes).double() * (a.unit * w.unit)).float()
         self.writes += chip.hold(w.codes.flatten(1).T.cpu().numpy())
         found = chip.multiply(
             a.codes.cpu().numpy(),
@@ -196,8 +199,8 @@ class Int4Layer(AnalogLayer):
             made_back = back if digital_back else made_back
             made_update = update if made_update is None else made_update
         assert made_update is not None
-        found = None if made_back is None else (made_back * (one * w.unit)).float()
-        return found, (made_update * (other * a.unit)).float()
+        found = None if made_back is None else (made_back.double() * (one * w.unit)).float()
+        return found, (made_update.double() * (other * a.unit)).float()
 
     def _fits(self, powers: Powers, codes: Tensor) -> bool:
         """Whether single precision holds every sum that there may be."""

@@ -412,11 +412,14 @@ def vmm(
         bits = bits or most
         if bits > most:
             raise UsageError(f"The board takes input codes of {most} bits, not {bits}")
-        codes = read_integers(input, -(1 << (bits - 1)), (1 << bits) - 1)
+        half = 1 << (bits - 1)
+        # A ternary plane carries a sign and one bit of the magnitude.
+        limits = (1 - half, half - 1) if ternary else (-half, 2 * half - 1)
+        codes = read_integers(input, *limits)
         signed = ternary or bool((codes < 0).any())
-        if signed and codes.max() >= 1 << (bits - 1):
+        if signed and codes.max() >= half:
             raise UsageError(
-                f"'{input}' has negative codes and codes above {(1 << (bits - 1)) - 1}: "
+                f"'{input}' has negative codes and codes above {half - 1}: "
                 f"signed codes have {bits} bits in all",
                 left="Nothing was sent",
             )

@@ -11,7 +11,7 @@ import click
 from cimctl.cli.options import json_option, show
 
 if TYPE_CHECKING:
-    from cimctl.mapping.asked import Answer
+    from cimctl.mapping.asked import Answer, Question
     from cimctl.mapping.plan import Part, Placed
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -43,18 +43,23 @@ def plan_options(command: F) -> F:
 
 def asked(model: str, values: dict[str, Any]) -> Answer:
     """The answer to a command's options."""
-    from cimctl.mapping.asked import Question, answered, parse_shape
+    from cimctl.mapping.asked import answered
+
+    return answered(question(model, values))
+
+
+def question(model: str, values: dict[str, Any]) -> Question:
+    """What a command's options ask."""
+    from cimctl.mapping.asked import Question, parse_shape
 
     shape = values["input_shape"]
-    return answered(
-        Question(
-            model=model,
-            board=values["board"],
-            rule=values["mapping"],
-            copies=values["copies"],
-            input_shape=parse_shape(shape) if shape else None,
-            avoid=values["avoid"],
-        )
+    return Question(
+        model=model,
+        board=values["board"],
+        rule=values["mapping"],
+        copies=values["copies"],
+        input_shape=parse_shape(shape) if shape else None,
+        avoid=values["avoid"],
     )
 
 

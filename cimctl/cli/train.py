@@ -27,6 +27,7 @@ from cimctl.cli.options import (
 
 if TYPE_CHECKING:
     from cimctl.algorithms.base import Algorithm
+    from cimctl.algorithms.settings import Settings
     from cimctl.training.config import RunConfig
     from cimctl.training.trainer import Trainer
 
@@ -171,12 +172,23 @@ def _planned(
         given["settings"] = settings.parse(values["set"], ALGORITHMS[config.algorithm].DEFAULTS)
     for name, value in given.items():
         if value is not None and value != getattr(config, name):
+            had, wanted = getattr(config, name), value
+            if name == "settings":
+                name, had, wanted = _first_difference(had, wanted)
             raise UsageError(
-                f"The run in '{resume}' has {name} {getattr(config, name)}, not {value}",
+                f"The run in '{resume}' has {name} {had}, not {wanted}",
                 left="Nothing was trained",
                 next="Leave the option out to go on with the run, or start a new one",
             )
     return state, replace(config, board=values["board"] or config.board)
+
+
+def _first_difference(had: Settings, wanted: Settings) -> tuple[str, Any, Any]:
+    """Name and values of the first setting that differs."""
+    for name in had.__struct_fields__:
+        if getattr(had, name) != getattr(wanted, name):
+            return name, getattr(had, name), getattr(wanted, name)
+    raise AssertionError("no setting differs")
 
 
 def _new_config(model: str, values: dict[str, Any]) -> RunConfig:

@@ -14,6 +14,7 @@ from cimctl.mapping.choose import MappingChoice, mapped, without_limit
 from cimctl.mapping.demand import read_avoid
 from cimctl.mapping.network import Layer, layers_of
 from cimctl.mapping.plan import Plan
+from cimctl.mapping.plane_training import plane_demands
 from cimctl.mapping.rules import ONCE, Copies
 
 Shape = tuple[int, ...]
@@ -40,33 +41,53 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A network on the arrays of a profile."""
+class Network:
+    """A network, and the profile of a board."""
 
     profile: Profile
     layers: list[Layer]
-    plan: Plan
     input_shape: Shape
 
 
+@dataclass(frozen=True, slots=True)
+class Answer(Network):
+    """A network on the arrays of a profile."""
+
+    plan: Plan
+
+
+def network(question: Question) -> Network:
+    """The model and the board that are named.
+
+    Raises:
+        UsageError: there is none, or a shape does not fit.
+    """
+    profile = catalogue.load(question.board)
+    shape, layers = _layers(models.build(question.model), question)
+    return Network(profile, layers, shape)
+
+
 def answered(question: Question) -> Answer:
-    """Maps the model.
+    """Maps the model; on a board without pairs, W and W^T in groups of columns.
 
     Raises:
         UsageError: no such model, board, layer or file, a shape that does not fit, or too small a
             board.
     """
-    profile = catalogue.load(question.board)
-    shape, layers = _layers(models.build(question.model), question)
-    demands = [layer.demand for layer in layers]
+    found = network(question)
+    profile, layers = found.profile, found.layers
+    rule, demands = question.rule, [layer.demand for layer in layers]
+    if "DIFFERENTIAL" not in profile.chip.capabilities and profile.chip.column_weights:
+        demands = plane_demands(profile, layers)
+        rule = "packed" if rule == "auto" else rule
     plan = mapped(
         demands,
-        without_limit(profile.chip) if question.rule == "paper" else profile.chip,
-        question.rule,
+        without_limit(profile.chip) if rule == "paper" else profile.chip,
+        rule,
         avoid=read_avoid(question.avoid),
         copies=_copies(question, [demand.name for demand in demands]),
     )
-    return Answer(profile, layers, plan, shape)
+    return Answer(profile, layers, found.input_shape, plan)
 
 
 def parse_shape(text: str) -> Shape:

@@ -118,6 +118,13 @@ def plane_training(
             left="Nothing was estimated",
             next="Take another --algorithm or another --board",
         )
+    if profile.chip.input_bits < BITS:
+        raise UnsupportedError(
+            f"The board '{profile.name}' takes inputs of {profile.chip.input_bits} bits, "
+            f"activations have {BITS}",
+            left="Nothing was estimated",
+            next="Take another --board",
+        )
     macs = {
         "wa": batch * sum(layer.weights * layer.vectors for layer in layers),
         "wtd": batch * sum(layer.weights * layer.backward for layer in layers),
@@ -135,6 +142,16 @@ def plane_training(
     return PlaneTraining(arrays.tiles, macs, counts, reference, tuple(cases))
 
 
+def plane_demands(profile: Profile, layers: Sequence[Layer]) -> list[Demand]:
+    """What W takes of each layer, then W^T of each: there is room for it whether it is used or not.
+
+    ``algorithms.radix4`` asks for the same.
+    """
+    group = len(profile.chip.column_weights)
+    forward = [replace(layer.demand, group=group) for layer in layers]
+    return [*forward, *(transposed_demand(demand) for demand in forward)]
+
+
 def transposed_demand(demand: Demand) -> Demand:
     """What W^T needs: of a convolution the kernels turned over, outputs as input channels."""
     return replace(
@@ -149,10 +166,7 @@ def _counts(
     profile: Profile, layers: Sequence[Layer], batch: int
 ) -> tuple[Arrays, dict[str, Counts]]:
     group = len(profile.chip.column_weights)
-    forward = [replace(layer.demand, group=group) for layer in layers]
-    # The chip keeps room for the W^T of every layer (``algorithms.radix4``).
-    back = [transposed_demand(demand) for demand in forward]
-    arrays, placed, scratch = _placed(profile, [*forward, *back], layers, batch)
+    arrays, placed, scratch = _placed(profile, plane_demands(profile, layers), layers, batch)
     ahead, behind = placed[: len(layers)], placed[len(layers) :]
     rewritten = Counts(pulses=round(_CHANGED * group * sum(layer.weights for layer in layers)))
     wa = wtd = rewritten

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from boards import catalogue
 from boards.board import Board
-from boards.errors import UsageError
+from boards.errors import UnsupportedError, UsageError
 from boards.links import InProcessLink
 from cimctl import datasets
 from cimctl.algorithms import settings
@@ -262,3 +262,50 @@ def test_the_estimate_shows_factors_beside_bounds_and_the_paper(
     assert [case["paper"] for case in said["cases"]] == ["over 400", "3", None]
     assert run([*asked, "emu"]) == 2
     assert "GROUPS" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("levels", ["[510, 255]", "[255, 255]", "[10, 255]", "[255, 9000]"])
+def test_two_ranges_that_are_none_of_the_board_are_refused(levels: str) -> None:
+    chosen = settings.parse(("adaptability=two-level", f"two_level={levels}"))
+    with opened() as board, pytest.raises(UsageError, match="two_level"):
+        Radix4.check(board, chosen)
+
+
+def test_a_board_of_fewer_bits_than_activations_have_is_refused_before_a_cell_is_touched() -> None:
+    narrow = msgspec.structs.replace(QUIET, chip=msgspec.structs.replace(QUIET.chip, input_bits=3))
+    with opened(narrow) as board, pytest.raises(UnsupportedError, match="3 bits"):
+        Radix4.check(board, settings.parse(()))
+    with pytest.raises(UnsupportedError, match="3 bits"):
+        plane_training(narrow, layers_of(lenet(), (1, 28, 28)), 64, DigitalMac())
+
+
+def test_the_last_bit_is_the_same_wherever_a_product_is_made() -> None:
+    x = torch.rand(16, 30, generator=torch.Generator().manual_seed(1))
+    model = nn.Sequential(nn.Linear(30, 6), nn.ReLU(), nn.Linear(6, 4))
+    with opened() as board:
+        digital = trained(board, model, x, "products=none")
+        chip = trained(board, model, x, *EXACT)
+    for one, other in zip(digital[1:], chip[1:], strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_map_of_a_chip_without_pairs_has_w_and_its_transpose(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["map", "lenet", "--board", "cap-imc-16nm", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    names = [layer["name"] for layer in found["layers"]]
+    assert names == ["0", "3", "7", "0, W^T", "3, W^T", "7, W^T"]
+    assert [part["columns"] for part in found["layers"][0]["parts"]] == [4 * 4]
+
+
+def test_an_estimate_says_where_the_board_is_too_small_and_names_its_constants(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["estimate", "mlp", "--board", "cap-imc-16nm", "--algorithm", "radix4"]
+    assert run(command) == 0
+    text = capsys.readouterr().out
+    assert "the board is too small" in text and "conversion_pJ 0.9" in text
+    assert run([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert not found["fits"] and found["chip_constants"]["conversion_pJ"] == CAP.costs.conversion_pJ
