@@ -184,10 +184,10 @@ def _planned(
 
 
 def _first_difference(had: Settings, wanted: Settings) -> tuple[str, Any, Any]:
-    """Name and values of the first setting that differs."""
+    """Which setting is the first to differ, and its values."""
     for name in had.__struct_fields__:
         if getattr(had, name) != getattr(wanted, name):
-            return name, getattr(had, name), getattr(wanted, name)
+            return f"settings with {name}", getattr(had, name), getattr(wanted, name)
     raise AssertionError("no setting differs")
 
 

@@ -19,6 +19,7 @@ _ROWS = (
     ("tile_ops", "tile operations"),
     ("chip_seconds", "chip time, s"),
     ("chip_joules", "chip energy, J"),
+    ("training_joules", "of that without tests, J"),
 )
 
 

@@ -51,6 +51,7 @@ class Progress:
         link: counts of earlier sessions of this run.
         chip_start: the chip's counters when the run began.
         loss, correct: sums over the current epoch.
+        test_energy: picojoules of the chip that test images took.
     """
 
     batch: int = 0
@@ -60,6 +61,7 @@ class Progress:
     chip_start: dict[str, int] = field(default_factory=dict)
     loss: float = 0.0
     correct: int = 0
+    test_energy: int = 0
 
 
 class Trainer:
@@ -205,7 +207,7 @@ class Trainer:
             "epoch": epoch + 1,
             "loss": self.progress.loss / per_epoch,
             "train_accuracy": self.progress.correct / (per_epoch * self.config.batch_size),
-            "test_accuracy": self.accuracy(tested),
+            "test_accuracy": self._tested(tested),
             "test_images": tested,
             "writes_per_weight": self.algorithm.writes_per_weight,
             "pulses_per_weight": self.algorithm.pulses_per_weight,
@@ -225,6 +227,16 @@ class Trainer:
     def accuracy(self, images: int | None = None) -> float:
         """Share of the first ``images`` test images, all by default, that are classified right."""
         return accuracy(self.model, self.data, images, self._inputs)
+
+    def _tested(self, images: int | None = None) -> float:
+        """``accuracy``, its energy kept apart from that of training."""
+        before = self._energy()
+        found = self.accuracy(images)
+        self.progress.test_energy += self._energy() - before
+        return found
+
+    def _energy(self) -> int:
+        return 0 if self._analog is None else chip_counts(self._analog)["energy"]
 
     # ------------------------------------------------------------------ state
 
@@ -341,7 +353,7 @@ class Trainer:
         return {name: before.get(name, 0) + now.get(name, 0) for name in _LINK_COUNTS}
 
     def _summary(self) -> dict[str, Any]:
-        test_accuracy = self.accuracy()
+        test_accuracy = self._tested()
         spent = costs_since(self.progress.chip_start, self._analog)
         self.progress.wall_seconds += time.perf_counter() - self._began
         images = self.config.batches * self.config.batch_size
@@ -365,6 +377,7 @@ class Trainer:
             "tile_ops": spent["tile_operations"],
             "chip_seconds": spent["time"] / 1e9,
             "chip_joules": spent["energy"] / 1e12,
+            "training_joules": (spent["energy"] - self.progress.test_energy) / 1e12,
             "costs": spent,
             "wear": wear(self._analog),
             "weights_sha256": weights_digest(self.model),

@@ -95,6 +95,8 @@ def test_resuming_a_finished_run_leaves_it_as_it_is(
 ) -> None:
     folder, summary = trained()
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert run(["train", "--resume", str(folder), "--set", "lr=0.5"]) == 2
+    assert "with lr 0.004, not 0.5" in capsys.readouterr().err
     assert run(["train", "--resume", str(folder), "--json"]) == 0
     said = capsys.readouterr()
     assert "complete" in said.err

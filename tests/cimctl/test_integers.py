@@ -90,6 +90,8 @@ def test_integers_go_in_come_out_and_multiply(cimctl: Call, served: str, tmp_pat
          ("64 to 2304 cells",)),
         (("vmm", *CAP, "--rows", 1, "--columns", 4, "--input", "one.csv", "--bits", 9),
          ("8 bits, not 9",)),
+        (("vmm", *CAP, "--rows", 1, "--columns", 4, "--input", "nine.csv", "--bits", 4,
+          "--ternary"), ("nine.csv", "-7 to 7")),
         (("vmm", *CAP, "--rows", 1, "--columns", 6, "--input", "one.csv"), ("groups of 4",)),
         (("vmm", "--board", "emu", "--tile", 0, "--rows", 1, "--columns", 4, "--input", "one.csv",
           "--ternary"), ("ternary",)),

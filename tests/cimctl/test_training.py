@@ -343,7 +343,7 @@ def test_a_resume_with_options_that_agree_is_taken(
 PROMISED = {
     "model", "board", "dataset", "algorithm", "seed", "epochs", "test_accuracy", "test_images",
     "train_images_per_second", "wall_seconds", "writes_per_weight", "tile_ops", "chip_seconds",
-    "chip_joules", "link", "costs", "wear",
+    "chip_joules", "training_joules", "link", "costs", "wear",
 }  # fmt: skip
 
 
@@ -357,6 +357,7 @@ def test_the_summary_holds_what_is_promised(whole: dict[str, Any]) -> None:
     assert costs["tile_operations"] == whole["tile_ops"]
     assert costs["writes"] == 2 * round(whole["writes_per_weight"] * 3220)
     assert costs["time"] / 1e9 == whole["chip_seconds"]
+    assert 0 < whole["training_joules"] < whole["chip_joules"]
     assert 0 < wear["worst_cell_pulses"] <= costs["set_pulses"] + costs["reset_pulses"]
     assert wear["lifetime_pulses"] == EMU.limits.lifetime_pulses
 
