@@ -97,7 +97,8 @@ class Board:
             self.close(safe=False)
             raise
         self._room = room
-        self._multiplier = Multiplier(self._driver, self.description, room)
+        paced = link.rate is not None
+        self._multiplier = Multiplier(self._driver, self.description, room, paced=paced)
         self.tiles = tuple(Tile(self, i) for i in range(self.description.tiles))
 
     def _check_geometry(self) -> None:
