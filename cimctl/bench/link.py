@@ -13,9 +13,11 @@ from cimctl.bench.turns import Effort, Spread, take_turns
 from firmware_protocol.constants import MIN_PAYLOAD
 
 _FRAMES = 64
-_SMALL = 4096
+_SMALL = 1024
 #: a large payload may take this long on a slow line, and all of a turn that long
-_PAYLOAD_SECONDS, _TURN_SECONDS = 0.1, 1.0
+_PAYLOAD_SECONDS, _TURN_SECONDS = 0.05, 1.0
+#: large payloads of a turn, in windows
+_PAYLOADS = 4
 #: bytes of vectors that the frames' own bytes are compared with
 _VECTOR_BYTES = 1 << 16
 
@@ -82,11 +84,12 @@ def _frames(board: Board) -> int:
 
 def _large(board: Board) -> tuple[int, int]:
     """Bytes of a large payload, and how many of a turn: less on a line where they take time."""
+    size = min(_SMALL, board.room)
     start = time.perf_counter()
-    board.ping(bytes(min(_SMALL, board.room)))
-    rate = min(_SMALL, board.room) / (time.perf_counter() - start)
+    board.ping(bytes(size), board.window)
+    rate = size * board.window / (time.perf_counter() - start)
     payload = min(board.room, max(MIN_PAYLOAD, int(rate * _PAYLOAD_SECONDS)))
-    count = min(2 * board.window, int(rate * _TURN_SECONDS / payload))
+    count = min(_PAYLOADS * board.window, int(rate * _TURN_SECONDS / payload))
     return payload, max(2, count)
 
 

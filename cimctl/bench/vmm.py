@@ -28,8 +28,8 @@ class VmmSpeed:
         shape, batch: what was multiplied.
         vectors, conversions: a second.
         over_matmul: times as long as ``torch.matmul`` in float32 of the same shape.
-        link_share: share of the time that as many bytes and frames take that only go there and
-            back.
+        link_share: share of the time that as many frames take that only go there and back, each
+            way with the bytes of the busier one; on a slow line it may pass 1.
     """
 
     shape: Shape

@@ -28,7 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _YES = click.option("--yes", is_flag=True, help="Change cells of a board on a port without asking.")
 _BACK = {
     "snapshot": "the chip is put back by its snapshot",
-    "programming": "cells are then programmed back to what they read",
+    "programming": "cells are programmed back to what they read",
     "nothing": "the chip ends with this command",
 }
 
@@ -104,7 +104,7 @@ def vmm(json: bool, **values: Any) -> None:
     lines = [f"{'shape':14}{'batch':>6}  vectors/s; conversions/s; times torch.matmul; link"]
     lines += [
         f"{each.shape!s:14}{each.batch:>6}  {each.vectors}; {each.conversions.median:.3g}; "
-        f"{each.over_matmul}; {100 * each.link_share.median:.0f} %"
+        f"{each.over_matmul}; {100 * min(1.0, each.link_share.median):.0f} %"
         for each in found
     ]
     rows = [_plain({}, each) | {"shape": list(each.shape.matrix.shape)} for each in found]
@@ -205,7 +205,7 @@ def _opened(values: dict[str, Any]) -> Iterator[tuple[Board, Effort]]:
 
 
 def _agree(said: str, way: Way, yes: bool) -> None:
-    ask_for_changes(f"{said}; {_BACK[way]}", yes)
+    ask_for_changes(f"{said}; afterwards {_BACK[way]}", yes)
 
 
 def _defaults(algorithm: str) -> Any:
