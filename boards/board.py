@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import deque
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,7 +16,7 @@ from boards import limits, recovery
 from boards.bits import bits_of
 from boards.capture import CaptureWriter
 from boards.description import GAIN_MARGIN
-from boards.driver import Driver, LinkStatistics
+from boards.driver import Driver, LinkStatistics, Pending
 from boards.errors import (
     CimError,
     DeviceError,
@@ -97,7 +98,8 @@ class Board:
             self.close(safe=False)
             raise
         self._room = room
-        self._multiplier = Multiplier(self._driver, self.description, room)
+        paced = link.rate is not None
+        self._multiplier = Multiplier(self._driver, self.description, room, paced=paced)
         self.tiles = tuple(Tile(self, i) for i in range(self.description.tiles))
 
     def _check_geometry(self) -> None:
@@ -133,11 +135,29 @@ class Board:
         """State and counters."""
         return self._driver.call(m.StatusRequest(), m.StatusResponse)
 
-    def ping(self, data: bytes = b"") -> None:
-        """A round trip; raises ``DeviceError`` when other bytes come back."""
-        answer = self._driver.call(m.PingRequest(data), m.PingResponse)
-        if bytes(answer.echo) != data:
-            raise DeviceError("The board answered a PING with other bytes")
+    @property
+    def window(self) -> int:
+        """Requests in flight at most."""
+        return self._driver.window
+
+    def ping(self, data: bytes = b"", count: int = 1, in_flight: int | None = None) -> None:
+        """Round trips of some bytes.
+
+        Args:
+            data: what goes there and back.
+            count: round trips.
+            in_flight: how many at a time; None: as many as the window allows.
+
+        Raises:
+            DeviceError: other bytes come back.
+        """
+        waiting: deque[Pending] = deque()
+        for number in range(count):
+            waiting.append(self._driver.submit(m.PingRequest(data)))
+            while waiting and (len(waiting) >= (in_flight or self.window) or number + 1 == count):
+                answer = self._driver.result(waiting.popleft(), m.PingResponse)
+                if bytes(answer.echo) != data:
+                    raise DeviceError("The board answered a PING with other bytes")
 
     def safe(self) -> None:
         """Takes the analog supplies to ground and reads that back."""

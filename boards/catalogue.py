@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.metadata
 import importlib.resources
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -17,6 +18,8 @@ from boards import device_settings
 from boards.errors import ProfileError, UsageError
 from boards.profile import Profile, contradictions, decode
 
+#: profile names and their files
+Files = Mapping[str, Path]
 ENTRY_POINTS = "cimctl.profiles"
 _MAX_DEPTH = 8
 #: keys of a device that mean the same in every model
@@ -32,15 +35,27 @@ def profile_files() -> dict[str, Path]:
     return found
 
 
-def load(name_or_path: str) -> Profile:
+def load_all() -> list[Profile]:
+    """Every profile that has a name, by name; raises as ``load``."""
+    files = profile_files()
+    return [load(name, files) for name in sorted(files)]
+
+
+def load(name_or_path: str, files: Files | None = None) -> Profile:
     """Loads a profile by name, or from a path that ends in .yaml or .yml.
+
+    Args:
+        name_or_path: which.
+        files: what ``profile_files`` found, for who loads several; None looks again.
 
     Raises:
         UsageError: no such profile or file.
         ProfileError: the file does not validate.
     """
-    path = _locate(name_or_path)
-    values = _merged(path, ())
+    if files is None:
+        files = profile_files()
+    path = _locate(name_or_path, files)
+    values = _merged(path, (), files)
     try:
         profile = decode(values)
     except msgspec.ValidationError as error:
@@ -69,7 +84,7 @@ def _folders() -> Iterator[Path]:
             ) from None
 
 
-def _locate(name_or_path: str) -> Path:
+def _locate(name_or_path: str, files: Files) -> Path:
     if name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path)
         if not path.is_file():
@@ -77,7 +92,6 @@ def _locate(name_or_path: str) -> Path:
                 f"There is no profile file '{path}'", next="Check the path given to --board"
             )
         return path
-    files = profile_files()
     if name_or_path not in files:
         close = difflib.get_close_matches(name_or_path, files, n=1)
         hint = f"Did you mean '{close[0]}'? " if close else ""
@@ -88,9 +102,9 @@ def _locate(name_or_path: str) -> Path:
     return files[name_or_path]
 
 
-def _merged(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+def _merged(path: Path, above: tuple[Path, ...], files: Files) -> dict[str, Any]:
     """The values of a file laid over those of the profile that it extends."""
-    values = _read(path)
+    values = dict(_read(path))
     base = values.pop("extends", None)
     if base is None:
         return values
@@ -101,7 +115,7 @@ def _merged(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if base.endswith((".yaml", ".yml")):
         base = str(path.parent / base)
     try:
-        below = _merged(_locate(base), (*above, path))
+        below = _merged(_locate(base, files), (*above, path), files)
     except UsageError as error:
         if isinstance(error, ProfileError):
             raise
@@ -112,9 +126,8 @@ def _merged(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+        values = _parsed(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path}: this is no YAML: {' '.join(str(error).split())}") from None
     except OSError as error:
@@ -122,6 +135,12 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ProfileError(f"{path}: expected keys and values, found {type(values).__name__}")
     return values
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(text: str) -> Any:
+    """What a file says, not to be changed: many profiles extend the same one."""
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def _laid_over(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ A package outside this repository adds a model by an entry point of the group
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from typing import Annotated, Any, ClassVar, Literal, Union
 
@@ -316,6 +317,13 @@ def decode(values: Any) -> DeviceSettings:
     model = values.get("model") if isinstance(values, dict) else None
     built_in = {kind.__struct_config__.tag for kind in BUILT_IN}
     known = BUILT_IN if model in built_in else tuple(kinds().values())
-    around = msgspec.defstruct("_Around", [("device", Union[known])])  # noqa: UP007
-    device: DeviceSettings = msgspec.convert({"device": values}, around, strict=False).device  # type: ignore[attr-defined]
+    device: DeviceSettings = msgspec.convert(
+        {"device": values}, _around(known), strict=False
+    ).device
     return device
+
+
+@functools.cache
+def _around(known: tuple[type[DeviceSettings], ...]) -> Any:
+    """A struct with a device of one of these kinds; it takes a millisecond to make."""
+    return msgspec.defstruct("_Around", [("device", Union[known])])  # noqa: UP007

@@ -7,6 +7,7 @@ row blocks, take signed codes) is done here.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from boards.driver import Driver, Pending
 from boards.errors import UnsupportedError, UsageError
 from firmware_protocol import messages as m
 from firmware_protocol.constants import Capability
+from firmware_protocol.frames import OVERHEAD
 from firmware_protocol.geometry import answer_bits, column_weights, output_size, unrolled_size
 from firmware_protocol.packing import fitting_count, pack_codes, packed_size, unpack_codes
 
@@ -114,10 +116,14 @@ class Multiplier:
         driver: the board's driver.
         description: what the board says of itself.
         max_payload: largest payload to use.
+        paced: whether bytes take time on the line, so that both its ways should be busy at once.
     """
 
-    def __init__(self, driver: Driver, description: m.Description, max_payload: int) -> None:
+    def __init__(
+        self, driver: Driver, description: m.Description, max_payload: int, *, paced: bool = False
+    ) -> None:
         self._driver = driver
+        self._paced = paced
         self._description = description
         self._room = max_payload
         self._offers = Capability(description.capabilities)
@@ -163,7 +169,9 @@ class Multiplier:
             + GROUPS * bool(matrix.group)
             + TERNARY * ternary
         )
-        request = _Request(matrix, flags, slot, bits, self._description.answer_bits, self._room)
+        request = _Request(
+            matrix, flags, slot, bits, self._description.answer_bits, self._room, self._paced
+        )
         unrolls = window is not None and self._unrolls(request, window)
         pieces = self._pieces(request, codes, window, unrolls)
         return self._exchange(request, pieces, len(codes), window, unrolls)
@@ -252,9 +260,10 @@ class Multiplier:
         request: _Request, codes: Codes, window: m.Window | None, unrolls: bool
     ) -> Iterator[_Piece]:
         if window is None:
-            return request.vectors([codes])
+            return request.vectors([codes], len(codes))
         if unrolls:
-            return request.vectors(_unrolled_parts(codes, window))
+            places = int(np.prod(output_size(window)))
+            return request.vectors(_unrolled_parts(codes, window), len(codes) * places)
         if request.images_fitting(window):
             return request.images(codes, window)
         return request.strips(codes, window)
@@ -321,6 +330,7 @@ class _Request:
     bits: int
     block_bits: int
     room: int
+    paced: bool = False
 
     @property
     def answer_bits(self) -> int:
@@ -338,17 +348,39 @@ class _Request:
             pack_codes(piece.codes, self.bits),
         )
 
+    @property
+    def head(self) -> int:
+        """Bytes of a request's payload before its codes."""
+        return _REQUEST_HEAD + len(self.matrix.regions) * m.Region.FORMAT.size
+
     def fitting(self, inputs: int, outputs: int) -> int:
         """How many items of that many inputs and outputs fit one request and its answer."""
-        head = _REQUEST_HEAD + len(self.matrix.regions) * m.Region.FORMAT.size
-        there = fitting_count(self.room - head, self.bits) // inputs
+        there = fitting_count(self.room - self.head, self.bits) // inputs
         back = fitting_count(self.room - _ANSWER_HEAD, self.answer_bits) // outputs
         return min(there, back)
 
+    def taken(self, inputs: int, outputs: int, batch: int) -> int:
+        """How many of a batch of such items go into one frame; 0 when none fits.
+
+        All that fit, unless bytes take time: then more frames cost more heads, and fewer let the
+        other way of the line wait longer for the first request, or the end of the last answer.  The
+        sum is least where both are the same.
+        """
+        most = self.fitting(inputs, outputs)
+        if not self.paced or not most:
+            return most
+        there, back = packed_size(inputs, self.bits), packed_size(outputs, self.answer_bits)
+        head = OVERHEAD + (self.head if there > back else _ANSWER_HEAD)
+        return min(most, max(1, round(math.sqrt(batch * head / min(there, back)))))
+
     def images_fitting(self, window: m.Window) -> int:
+        return self.fitting(*self._sizes(window))
+
+    def _sizes(self, window: m.Window) -> tuple[int, int]:
+        """Codes of an image, and of its answer."""
         height, width = output_size(window)
         inputs = window.channels * window.height * window.width
-        return self.fitting(inputs, self.matrix.shape[1] * height * width)
+        return inputs, self.matrix.shape[1] * height * width
 
     def row_fits(self, window: m.Window) -> bool:
         return self.strip_fits(window, 1)
@@ -358,9 +390,9 @@ class _Request:
         inputs = window.channels * min(height, window.height) * window.width
         return self.fitting(inputs, self.matrix.shape[1] * rows * output_size(window)[1]) > 0
 
-    def vectors(self, parts: Iterable[Codes]) -> Iterator[_Piece]:
-        """Frames of as many vectors as fit, whatever parts they come in."""
-        count = self.fitting(*self.matrix.shape)
+    def vectors(self, parts: Iterable[Codes], batch: int) -> Iterator[_Piece]:
+        """Frames of a batch of vectors, whatever parts they come in."""
+        count = self.taken(*self.matrix.shape, batch)
         if not count:
             raise UsageError(
                 f"One vector of {self.matrix.shape[0]} inputs and {self.matrix.shape[1]} outputs "
@@ -378,7 +410,7 @@ class _Request:
             yield _Piece(rest, None, first)
 
     def images(self, codes: Codes, window: m.Window) -> Iterator[_Piece]:
-        count = self.images_fitting(window)
+        count = self.taken(*self._sizes(window), len(codes))
         for first in range(0, len(codes), count):
             yield _Piece(codes[first : first + count], window, first)
 

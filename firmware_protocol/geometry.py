@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from firmware_protocol.messages import Window
+if TYPE_CHECKING:
+    # A profile needs these sizes too, and messages bring numpy.
+    from firmware_protocol.messages import Window
 
 
 def output_size(window: Window) -> tuple[int, int]:

@@ -6,9 +6,10 @@ time stands beside it, for what waits or runs on several threads.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -29,6 +30,10 @@ class Spread:
         """Of at least one value."""
         low, median, high = np.quantile(values, (0.1, 0.5, 0.9))
         return cls(float(median), float(low), float(high))
+
+    def plain(self, scale: float = 1.0) -> dict[str, float]:
+        """For JSON."""
+        return {"median": scale * self.median, "p10": scale * self.low, "p90": scale * self.high}
 
     def __str__(self) -> str:
         return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
@@ -55,14 +60,42 @@ class Turns:
         """Of one call."""
         return Spread.of((self.wall if wall else self.processor)[name])
 
+    def rate(self, name: str, amount: float) -> Spread:
+        """Of an amount that one call gets done, a second of the clock."""
+        return Spread.of([amount / seconds for seconds in self.wall[name]])
+
     def steady(self, name: str) -> bool:
         """Whether a work's wall-clock times are close enough to compare with."""
         spread = self.seconds(name, wall=True)
         return spread.high / spread.low < STEADY
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How long a measurement may take.
+
+    Attributes:
+        turns: how often each work has its turn, at most.
+        seconds: time after which no other turn begins; there is always one.
+        on_turn: called after each turn.
+    """
+
+    turns: int
+    seconds: float = math.inf
+    on_turn: Callable[[], object] = lambda: None
+
+    def share(self, part: float) -> Effort:
+        """The same turns in a part of the time."""
+        return replace(self, seconds=part * self.seconds)
+
+
 def take_turns(
-    works: Mapping[str, Callable[[], object]], turns: int, *, calls: int = 1, warm_up: int = 1
+    works: Mapping[str, Callable[[], object]],
+    turns: int,
+    *,
+    calls: int = 1,
+    warm_up: int = 1,
+    effort: Effort | None = None,
 ) -> Turns:
     """Runs works in turns.
 
@@ -71,7 +104,10 @@ def take_turns(
         turns: how often each has its turn.
         calls: of a work in a turn; times are divided by it.
         warm_up: turns before those that count.
+        effort: limits the time as well, and hears of each turn that counts.
     """
+    effort = effort or Effort(turns)
+    limit = time.monotonic() + effort.seconds
     found = Turns({name: [] for name in works}, {name: [] for name in works})
     for turn in range(-warm_up, turns):
         for name, work in works.items():
@@ -82,4 +118,8 @@ def take_turns(
             if turn >= 0:
                 found.processor[name].append(processor / calls)
                 found.wall[name].append(wall / calls)
+        if turn >= 0:
+            effort.on_turn()
+            if time.monotonic() > limit:
+                break
     return found

@@ -33,7 +33,7 @@ def list_(json: bool) -> None:
     """
     from boards import catalogue
 
-    profiles = [catalogue.load(name) for name in sorted(catalogue.profile_files())]
+    profiles = catalogue.load_all()
     rows = [
         {
             "name": p.name,

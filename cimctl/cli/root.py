@@ -39,6 +39,7 @@ COMMANDS = {
         "Estimate time, energy and wear of a network on a board.",
     ),
     "conformance": ("cimctl.cli.conformance", "Run the regression suite of a board's firmware."),
+    "bench": ("cimctl.cli.bench", "Measure the speed of a board, its link, and training on it."),
     "firmware": ("cimctl.cli.firmware", "Build the C reference firmware, or take it to a board."),
     "emu": ("cimctl.cli.emu", "Put an emulated board on a TCP port or pseudo-terminal."),
     "proto": ("cimctl.cli.proto", "The protocol: specification, decoded traces, replay."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -108,6 +108,41 @@ def cases(draw: st.DrawFn, largest_pad: int = 3) -> Case:
     shape = (draw(small), window.channels, window.height, window.width)
     codes = np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
     return Case(window, draw(st.integers(1, 6)), codes, draw(st.integers(256, 3000)))
+
+
+class SlowLink(InProcessLink):
+    """A device in this process whose line is said to be slow."""
+
+    rate: float | None = 3e5
+
+
+@FAST
+@given(case=cases(), count=st.integers(1, 40))
+def test_a_slow_line_carries_small_frames_with_the_same_bits(case: Case, count: int) -> None:
+    codes = np.concatenate([case.codes] * count)
+    whole = NOISY.multiply(case.matrix, codes, window=case.window)
+    NOISY.chip.cells.positions[:] = 0
+    with Board(NOISY.profile, SlowLink(NOISY.firmware)) as board:
+        board.configure(SLOT, NOISY.profile.gain(60.0))
+        cut = board.multiply(case.matrix, codes, slot=SLOT, window=case.window)
+    assert np.array_equal(cut.codes, whole.codes)
+    assert cut.saturated == whole.saturated
+    # Whole images travel whole: nothing is sent twice because frames are smaller.
+    assert cut.packed_tx == whole.packed_tx
+
+
+def test_frames_on_a_slow_line_are_small_enough_to_overlap_and_large_enough_to_pay() -> None:
+    codes = np.zeros((4096, 64), np.uint8)
+    matrix = Matrix((Region(0, 0, 64, 0, 64),), differential=False)
+    with Board(NOISY.profile, SlowLink(NOISY.firmware)) as board:
+        board.configure(SLOT, NOISY.profile.gain(60.0))
+        before = replace(board.statistics)
+        products = board.multiply(matrix, codes, slot=SLOT)
+        requests = (board.statistics.frames - before.frames) / 2
+        sent = board.statistics.bytes_tx - before.bytes_tx
+    # The other way of the line waits for one request, which is no more than 3 % of all of them.
+    assert requests > 33
+    assert sent < 1.03 * products.packed_tx
 
 
 @FAST
