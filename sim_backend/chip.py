@@ -2,7 +2,7 @@
 
 Sums are exact: a conductance difference is split into a high and a low byte, so that every product
 and partial sum is an integer below 2^24 and single precision loses nothing, in whatever order and
-batch it is summed.
+batch it is summed.  Many vectors go in bytes where these sum exactly (``sim_backend.vectors``).
 """
 
 from __future__ import annotations

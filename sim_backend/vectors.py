@@ -150,7 +150,7 @@ def bytes_are_exact() -> bool:
         codes[1::2, 1::3] = 127
         try:
             found = ByteLines(digits, Parts(2)).sums(codes)
-        except (RuntimeError, AttributeError):
+        except (RuntimeError, AttributeError, TypeError):
             return False
         if not np.array_equal(found, codes.astype(np.int64) @ digits.T.astype(np.int64)):
             return False
