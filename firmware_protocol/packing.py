@@ -68,22 +68,25 @@ def unpack_codes(data: Buffer, count: int, bits: int, *, signed: bool) -> Codes:
     wide: type[np.signedinteger[Any]] = (
         np.int8 if bits < 8 else np.int16 if bits <= 16 else np.int32
     )
-    codes = np.zeros(count, dtype=wide)
-    for i in range(whole):
-        codes |= raw[i * count : (i + 1) * count].astype(wide) << (8 * i)
-    plane = (count + 7) // 8
-    for i in range(rest):
-        start = whole * count + i * plane
-        bit = np.unpackbits(raw[start : start + plane], count=count, bitorder="little")
-        if signed and i == rest - 1:
-            codes -= bit.astype(wide) << (8 * whole + i)
-        else:
-            codes |= bit.astype(wide) << (8 * whole + i)
-    if signed:
-        return _sign_extended(codes, bits) if not rest else codes
-    return codes.view(np.dtype(wide).str.replace("i", "u"))
+    # From the highest bits down, so that the sign is that of the first cast to the wide type.
+    top = _bit_planes(raw[whole * count :], count, rest) if rest else raw[-count:]
+    if signed and rest:
+        sign = np.uint8(1 << (rest - 1))
+        top ^= sign
+        top -= sign
+    codes: Codes = (top.view(np.int8) if signed else top).astype(wide)
+    for i in reversed(range(whole if rest else whole - 1)):
+        codes *= 256
+        codes += raw[i * count : (i + 1) * count]
+    return codes if signed else codes.view(np.dtype(wide).str.replace("i", "u"))
 
 
-def _sign_extended(codes: Codes, bits: int) -> Codes:
-    spare = codes.dtype.itemsize * 8 - bits
-    return (codes << spare) >> spare
+def _bit_planes(raw: npt.NDArray[np.uint8], count: int, planes: int) -> npt.NDArray[np.uint8]:
+    """(count,) integers of fewer than 8 bits, from their bit planes."""
+    size = (count + 7) // 8
+    codes = np.unpackbits(raw[:size], count=count, bitorder="little")
+    for i in range(1, planes):
+        plane = np.unpackbits(raw[i * size : (i + 1) * size], count=count, bitorder="little")
+        plane <<= np.uint8(i)
+        codes |= plane
+    return codes

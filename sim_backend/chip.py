@@ -2,7 +2,7 @@
 
 Sums are exact: a conductance difference is split into a high and a low byte, so that every product
 and partial sum is an integer below 2^24 and single precision loses nothing, in whatever order and
-batch it is summed.
+batch it is summed.  Many vectors go in bytes where these sum exactly (``sim_backend.vectors``).
 """
 
 from __future__ import annotations
@@ -20,20 +20,24 @@ from boards.profile import Profile
 from firmware_protocol import constants as c
 from firmware_protocol.geometry import answer_bits, conversion_ends, output_size
 from firmware_protocol.messages import Region
-from sim_backend import aging, cells, mismatch, models, noise
-from sim_backend.array import Arrays
+from sim_backend import aging, cells, mismatch, models, noise, vectors
+from sim_backend.array import Arrays, Units
 from sim_backend.converters import Adding, Codes, Converter, Positions, convert_planes
 from sim_backend.device import ProgramOutcome
 from sim_backend.feed import Feed, Product, Slot
+from sim_backend.kept import Kept
 from sim_backend.mismatch import LineErrors
 from sim_backend.outer import Trains
 from sim_backend.planes import applied
+from sim_backend.vector_converters import convert_vectors
 
 Tensor = torch.Tensor
 #: region, whether transposed, whether differential
 _Place = tuple[Region, bool, bool]
 #: bytes of prepared weights that are kept, for each device and for a chip of any size
-_WEIGHTS_EACH, _WEIGHTS_LEAST = 4, 1 << 26
+_WEIGHTS_EACH, _WEIGHTS_LEAST = 8, 1 << 26
+#: vectors at a time, so that their sums stay in the cache
+_VECTORS = 1024
 
 
 class Chip:
@@ -61,8 +65,9 @@ class Chip:
             tuple(mismatch.converters(profile, seed, t, transposed=way) for way in (False, True))
             for t in range(profile.chip.tiles)
         ]
-        self._weights: dict[_Place, tuple[int, Tensor]] = {}
-        self._weights_bytes = 0
+        room = max(_WEIGHTS_LEAST, _WEIGHTS_EACH * self.cells.conductances.size)
+        self._weights: Kept[_Place, Tensor] = Kept(room)
+        self._bytes: Kept[_Place, vectors.Lines] = Kept(room // 2)
         self.reboot()
 
     def reboot(self) -> None:
@@ -273,7 +278,13 @@ class Chip:
         batch, places = self._places(product, len(codes))
         blocks = len(self._grid(product))
         wide = answer_bits(self.profile.answer_bits, blocks) > 16
-        out = np.zeros((batch, outputs, places), dtype=np.int32 if wide else np.int16)
+        kind = np.int32 if wide else np.int16
+        if product.of_vectors:
+            out = np.zeros((places, outputs), dtype=kind)
+            saturated = self._apply_to_vectors(product, codes, out)
+            self._count_product(product, places, saturated)
+            return out, saturated
+        out = np.zeros((batch, outputs, places), dtype=kind)
         saturated = 0
         for plane, (weight, part) in enumerate(applied(codes, product.coding)):
             saturated += self._apply(product, torch.from_numpy(part), plane, weight, out)
@@ -318,6 +329,38 @@ class Chip:
             first_input += size
         return saturated
 
+    def _apply_to_vectors(
+        self, product: Product, codes: npt.NDArray[np.integer[Any]], out: Codes
+    ) -> int:
+        """The same for vectors of whole codes, a cache full of sums at a time.
+
+        Args:
+            product: which regions, which way.
+            codes: (batch, inputs) integers.
+            out: (batch, outputs), added to.
+        """
+        order, converter = self._conversion_order(product), self._converter(product)
+        starts = range(0, len(codes), _VECTORS)
+        saturated, first_input, place = 0, 0, 0
+        for row in self._grid(product):
+            size, at = self._inputs(product, row[0]), 0
+            block = vectors.narrowed(codes[:, first_input : first_input + size])
+            parts = [(first, block[first : first + _VECTORS]) for first in starts]
+            known = [vectors.moments(part) for _, part in parts]
+            for region in row:
+                lines = self._lines_of(region, product, block)
+                positions = self._positions(product, region, 0, order[place])
+                errors = self._line_errors(product, region)
+                for (first, part), moments in zip(parts, known, strict=True):
+                    saturated += convert_vectors(
+                        lines.sums(part), lines.parts, moments, converter,
+                        positions.moved(first), out[first : first + _VECTORS], at, errors,
+                    )  # fmt: skip
+                at += self._outputs(product, region)
+                place += 1
+            first_input += size
+        return saturated
+
     def _grid(self, product: Product) -> list[tuple[Region, ...]]:
         """Regions by block of inputs, then by block of outputs."""
         columns = len(product.regions) // product.row_blocks
@@ -335,35 +378,36 @@ class Chip:
         columns = region.columns // product.columns_each
         return (columns, region.rows) if product.transposed else (region.rows, columns)
 
+    def _units(self, region: Region, product: Product) -> Units:
+        """(conversions, inputs) conductances, or differences of them."""
+        version = self._versions[region.tile]
+        g = self._arrays.products_see(region, version, transposed=product.transposed)
+        if product.differential:
+            g = g[:, 0::2] - g[:, 1::2]
+        return g if product.transposed else g.T
+
     def _weight(self, region: Region, product: Product) -> Tensor:
         """(2 * conversions, inputs) float32: high bytes of the conductances, then low bytes.
 
         Where conductances come in steps, (conversions, inputs): how many.
         """
+
+        def prepare() -> Tensor:
+            lines, step = self._units(region, product), self._arrays.step
+            parts = [lines // step] if step else [lines >> 8, lines & 255]
+            return torch.from_numpy(np.concatenate(parts).astype(np.float32))
+
+        place = (region, product.transposed, product.differential)
+        return self._weights.of(place, self._versions[region.tile], prepare)
+
+    def _lines_of(self, region: Region, product: Product, codes: vectors.Codes) -> vectors.Lines:
+        """The same for those vectors."""
         place = (region, product.transposed, product.differential)
         version = self._versions[region.tile]
-        known = self._weights.get(place)
-        if known is not None and known[0] == version:
-            return known[1]
-        g = self._arrays.products_see(region, version, transposed=product.transposed)
-        if product.differential:
-            g = g[:, 0::2] - g[:, 1::2]
-        lines = g if product.transposed else g.T
-        step = self._arrays.step
-        parts = [lines // step] if step else [lines >> 8, lines & 255]
-        weight = torch.from_numpy(np.concatenate(parts).astype(np.float32))
-        self._keep_weight(place, version, weight)
-        return weight
-
-    def _keep_weight(self, place: _Place, version: int, weight: Tensor) -> None:
-        """Keeps prepared weights for the next product; the oldest give way where room is short."""
-        replaced = self._weights.pop(place, None)
-        self._weights[place] = (version, weight)
-        self._weights_bytes += weight.nbytes - (replaced[1].nbytes if replaced else 0)
-        room = max(_WEIGHTS_LEAST, _WEIGHTS_EACH * self.cells.conductances.size)
-        while self._weights_bytes > room and len(self._weights) > 1:
-            oldest = next(iter(self._weights))
-            self._weights_bytes -= self._weights.pop(oldest)[1].nbytes
+        prepared = self._bytes.holds(place, version)
+        if not vectors.pays_in_bytes(codes, prepared=prepared):
+            return vectors.FloatLines(self._weight(region, product))
+        return self._bytes.of(place, version, lambda: vectors.lines(self._units(region, product)))
 
     def _read_variance(self, product: Product) -> float:
         """Variance of a sum for each unit of squared input code (one cell, or two of a pair)."""

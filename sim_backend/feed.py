@@ -60,6 +60,11 @@ class Product:
         return len(self.coding.weights) if self.coding else 1
 
     @property
+    def of_vectors(self) -> bool:
+        """Whether it takes vectors of whole codes, a conversion for each output and row block."""
+        return self.window is None and self.coding is None and not self.group
+
+    @property
     def columns_each(self) -> int:
         """Columns of an output."""
         return 2 if self.differential else max(1, len(self.group))
