@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sim_backend.mismatch import LineErrors
 from sim_backend.noise import UNIT, hash_at, normal, quantile_table
 
-Sums = npt.NDArray[np.float32]
+Sums = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int16] | npt.NDArray[np.int32]
 #: brings the largest value of u - u^3 between 0 and 1 to 1
 _BOW = 1.5 * 3.0**0.5
