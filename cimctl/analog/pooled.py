@@ -20,8 +20,6 @@ from torch import Tensor, nn
 from cimctl.analog.product import Geometry, Steps
 
 Floats = npt.NDArray[np.float32]
-#: numbers that the kernels take at once; rows of weights are filled up with zeros to whole ones
-_LANES = 8
 #: an index that the compiler knows not to count from the end of an array
 _at = np.uintp
 
@@ -94,16 +92,12 @@ class PooledProduct(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         weight, scale = ctx.saved_tensors
         answer: Answer = ctx.answer
-        outputs, channels, height, width = weight.shape
-        used = width * channels
-        rows = torch.zeros(outputs, height, -(-used // _LANES) * _LANES)
-        cut = rows[:, :, :used].view(outputs, height, width, channels)
-        cut.copy_((weight * scale).permute(0, 2, 3, 1))
+        rows = (weight * scale).permute(0, 2, 3, 1).contiguous()
         d_rows, d_images, sums = at_winners(
-            gradients[0].numpy(), ctx.winners, answer.padded, rows.numpy(),
+            gradients[0].numpy(), ctx.winners, answer.padded, rows.flatten(2).numpy(),
             images=bool(ctx.needs_input_grad[0]),
         )  # fmt: skip
-        d_weight = torch.from_numpy(d_rows)[:, :, :used].reshape(cut.shape).permute(0, 3, 1, 2)
+        d_weight = torch.from_numpy(d_rows).view(rows.shape).permute(0, 3, 1, 2)
         d_inputs = None
         if ctx.needs_input_grad[0]:
             (y, x), (_, _, tall, wide) = answer.geometry.padding, answer.inputs.shape
@@ -159,13 +153,12 @@ def at_winners(
         gradient: that of the pooled activations.
         winners: where it comes from.
         inputs: (batch, channels, height, width) integers, padded already.
-        rows: (outputs, kernel height, R) weights, a row of the kernel with its channels last in
-            each, zeros at the end.
+        rows: (outputs, kernel height, kernel width * channels) weights, channels last.
         images: whether the gradient of the inputs is wanted.
 
     Returns:
-        Gradients of the rows, with numbers of no meaning where they are filled up; of the inputs;
-        and (outputs, 2) the sums of gradient times code, and of the gradient.
+        Gradients of the rows; of the inputs; and (outputs, 2) the sums of gradient times code, and
+        of the gradient.
     """
     d_rows, sums = np.zeros_like(rows), np.zeros((len(rows), 2), dtype=np.float32)
     d_images = np.empty(inputs.shape if images else (0, 0, 0, 0), dtype=np.float32)
@@ -213,14 +206,13 @@ def _pool(codes, factor, bias, down, right, out, winners):  # type: ignore[no-un
     winners.starts[batch * outputs] = found
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})  # type: ignore[misc, unused-ignore]
 def _at_winners(gradient, winners, inputs, rows, images, d_rows, d_images, sums):  # type: ignore[no-untyped-def]
     channels, height, width = inputs.shape[1:]
     outputs, kernel, size = rows.shape
     line = _at(width * channels)
-    # A row of the kernel may reach beyond the last pixel, where its weights are zeros.
-    pixels = np.zeros(height * width * channels + size, dtype=np.float32)
-    d_pixels = np.zeros(pixels.size, dtype=np.float32)
+    pixels = np.empty(height * width * channels, dtype=np.float32)
+    d_pixels = np.empty(pixels.size, dtype=np.float32)
     slopes, weights, d_weights = gradient.reshape(-1), rows.reshape(-1), d_rows.reshape(-1)
     for b in range(len(inputs)):
         for c in range(channels):
@@ -236,13 +228,11 @@ def _at_winners(gradient, winners, inputs, rows, images, d_rows, d_images, sums)
                 alone += slope
                 pixel, weight = _at(winners.corner[n]) * _at(channels), _at(o * kernel * size)
                 for _ in range(kernel):
-                    for q in range(_at(0), _at(size), _at(_LANES)):
-                        for i in range(_at(_LANES)):
-                            d_weights[weight + q + i] += slope * pixels[pixel + q + i]
+                    for i in range(_at(size)):
+                        d_weights[weight + i] += slope * pixels[pixel + i]
                     if images:
-                        for q in range(_at(0), _at(size), _at(_LANES)):
-                            for i in range(_at(_LANES)):
-                                d_pixels[pixel + q + i] += slope * weights[weight + q + i]
+                        for i in range(_at(size)):
+                            d_pixels[pixel + i] += slope * weights[weight + i]
                     pixel += line
                     weight += _at(size)
             sums[o, 0] += with_code
