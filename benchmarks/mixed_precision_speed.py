@@ -75,7 +75,7 @@ def table(found: Turns) -> dict[str, Any]:
         name: Spread.of([BATCH / s for s in seconds]) for name, seconds in found.processor.items()
     }
     return {
-        "measure": "LeNet, batch 64, mixed precision through the wire beside MixedPrecisionCompound",
+        "measure": "LeNet, batch 64, mixed precision through the wire beside aihwkit's",
         "images_per_second": {name: asdict(rate) for name, rate in rates.items()},
         "ratio": asdict(found.ratio("theirs", "ours")),
         "turns": len(found.processor["ours"]),

@@ -22,6 +22,7 @@ from cimctl.analog.chip_matrix import ChipMatrix, ChipUnits
 from cimctl.analog.compensation import Compensations, RunningNorm
 from cimctl.analog.pooled import Answer, PooledProduct, poolable
 from cimctl.analog.product import ChipProduct, Geometry, Steps
+from cimctl.analog.quantiser import rounded
 from cimctl.analog.ranges import Ranges
 from cimctl.calibration.record import Calibration
 from cimctl.mapping.demand import Demand
@@ -280,12 +281,10 @@ class AnalogLayer(nn.Module):
             smallest, largest = torch.aminmax(inputs.detach())
             self.ranges.see_inputs(float(smallest), float(largest))
         step = self.ranges.input_step(bits)
-        top = (1 << (bits - self.ranges.signed)) - 1
-        codes = (
-            (inputs.detach() * (1 / step)).round_().clamp_(-top if self.ranges.signed else 0, top)
-        )
+        plain = inputs.detach()
+        sent = rounded(plain.cpu().float().numpy(), step, bits, signed=self.ranges.signed)
         if not self.ranges.gain:
-            self._first_range(codes)
+            self._first_range(torch.from_numpy(sent).to(plain))
         low, high = self._board.gain_range
         self.ranges.gain = min(max(self.ranges.gain, low), high)
         if self.ranges.is_stale():
@@ -293,12 +292,11 @@ class AnalogLayer(nn.Module):
         if self._told != self.ranges.configured:
             self._board.configure(self._slot, self.ranges.configured)
             self._told = self.ranges.configured
-        sent = codes.to(torch.int8 if self.ranges.signed else torch.uint8).cpu().numpy()
         products = self._board.multiply(
             self._matrix,
             sent,
             slot=self._slot,
-            window=self._window(codes),
+            window=self._window(plain),
             signed=self.ranges.signed,
         )
         steps = Steps(step, step * self.rule.unit / self.ranges.configured)
@@ -442,22 +440,24 @@ class Chain(nn.Sequential):
     def forward(self, inputs: Tensor) -> Tensor:
         modules, at = list(self), 0
         while at < len(modules):
-            if _pools(modules[at : at + 3]):
-                inputs = modules[at].pooled(inputs)
+            first, followers = modules[at], modules[at + 1 : at + 3]
+            if type(first) is AnalogConv2d and _pool(followers) and not _watched(first, *followers):
+                inputs = first.pooled(inputs)
                 at += 3
             else:
-                inputs = modules[at](inputs)
+                inputs = first(inputs)
                 at += 1
         return inputs
 
 
-def _pools(modules: list[nn.Module]) -> bool:
-    """Whether these are a convolution on the chip, ReLU and max pooling, to be made at once."""
-    if len(modules) < 3 or type(modules[0]) is not AnalogConv2d:
-        return False
-    # Who looks at a module's inputs or outputs sees them as they are without this class.
-    watched = any(each._forward_hooks or each._forward_pre_hooks for each in modules)
-    return isinstance(modules[1], nn.ReLU) and poolable(modules[2]) and not watched
+def _pool(modules: list[nn.Module]) -> bool:
+    """Whether these are ReLU and the max pooling that can be made with it."""
+    return len(modules) == 2 and isinstance(modules[0], nn.ReLU) and poolable(modules[1])
+
+
+def _watched(*modules: nn.Module) -> bool:
+    """Whether someone looks at what goes in or out, who shall see it as it is elsewhere."""
+    return any(each._forward_hooks or each._forward_pre_hooks for each in modules)
 
 
 class GroupedConv2d(nn.Module):

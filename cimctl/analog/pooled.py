@@ -132,9 +132,9 @@ def pooled(
     """
     batch, outputs, height, width = codes.shape
     out = np.empty((batch, outputs, height // 2, width // 2), dtype=np.float32)
-    integers = (np.empty(out.size, dtype=np.uint32) for _ in range(2))
-    starts = np.empty(batch * outputs + 1, dtype=np.uint32)
-    winners = Winners(starts, *integers, np.empty(out.size, dtype=np.float32))
+    places, starts = (np.empty(n, dtype=np.uint32) for n in (2 * out.size, batch * outputs + 1))
+    first, second = places.reshape(2, -1)
+    winners = Winners(starts, first, second, np.empty(out.size, dtype=np.float32))
     _pool(np.ascontiguousarray(codes), np.float32(factor), bias, steps[0], steps[1], out, winners)
     return out, winners
 
