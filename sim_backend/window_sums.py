@@ -94,10 +94,20 @@ def _sums(images, weight, offsets, stride, size, out):  # type: ignore[no-untype
                     p0, p1, p2, p3 = pixels[x + i0], pixels[x + i1], pixels[x + i2], pixels[x + i3]
                     one[x] += u0 * p0 + u1 * p1 + u2 * p2 + u3 * p3
                     two[x] += v0 * p0 + v1 * p1 + v2 * p2 + v3 * p3
-            for y in range(size[0]):
-                first, line = _at(y * down), _at(y * size[1])
-                for x in range(_at(size[1])):
-                    out[b, j, line + x] = one[first + x * _at(across)]
-                if j + 1 < lines:
-                    for x in range(_at(size[1])):
-                        out[b, j + 1, line + x] = two[first + x * _at(across)]
+            _keep(one, out[b, j], size, down, across)
+            if j + 1 < lines:
+                _keep(two, out[b, j + 1], size, down, across)
+
+
+@numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
+def _keep(line, out, size, down, across):  # type: ignore[no-untyped-def]
+    """Copies the places that count."""
+    for y in range(size[0]):
+        first, place = _at(y * down), _at(y * size[1])
+        # A loop of its own without a stride, which is copied many numbers at a time.
+        if across == 1:
+            for x in range(_at(size[1])):
+                out[place + x] = line[first + x]
+        else:
+            for x in range(_at(size[1])):
+                out[place + x] = line[first + x * _at(across)]
