@@ -6,6 +6,8 @@ Both are compiled; ``quantise_numpy`` and ``rounded_numpy`` are their oracles, w
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +15,7 @@ import numpy.typing as npt
 from cimctl.analog.draws import hash_at, hash_numpy
 
 Codes = npt.NDArray[np.int8]
-AnyCodes = npt.NDArray[np.int8] | npt.NDArray[np.uint8]
+AnyCodes = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.float32]
 
 
@@ -111,4 +113,5 @@ def rounded_numpy(values: Floats, step: float, bits: int, *, signed: bool) -> An
     """The oracle of ``rounded``: same arguments, same bits."""
     top = (1 << (bits - signed)) - 1
     codes = np.clip(np.rint(values * np.float32(1 / step)), -top if signed else 0, top)
-    return codes.astype(np.int8 if signed else np.uint8)
+    narrow: AnyCodes = codes.astype(np.int8 if signed else np.uint8)
+    return narrow
