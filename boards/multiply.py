@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ TRANSPOSED, DIFFERENTIAL, SIGNED, GROUPS, TERNARY = 1, 2, 4, 8, 16
 _REQUEST_HEAD = len(m.VmmRequest(0, 0, 8, 1, 1, m.Window(), (), b"").encode())
 _ANSWER_HEAD = len(m.VmmResponse(8, 0, b"").encode())
 _NO_WINDOW = m.Window()
+#: asked several times for each product, with the same answers all the time
+_fitting_count = cache(fitting_count)
 #: codes that images are unrolled to at a time, one image at the least
 _UNROLLED = 1 << 22
 
@@ -341,8 +343,8 @@ class _Request:
     def fitting(self, inputs: int, outputs: int) -> int:
         """How many items of that many inputs and outputs fit one request and its answer."""
         head = _REQUEST_HEAD + len(self.matrix.regions) * m.Region.FORMAT.size
-        there = fitting_count(self.room - head, self.bits) // inputs
-        back = fitting_count(self.room - _ANSWER_HEAD, self.answer_bits) // outputs
+        there = _fitting_count(self.room - head, self.bits) // inputs
+        back = _fitting_count(self.room - _ANSWER_HEAD, self.answer_bits) // outputs
         return min(there, back)
 
     def images_fitting(self, window: m.Window) -> int:
