@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ TRANSPOSED, DIFFERENTIAL, SIGNED, GROUPS, TERNARY = 1, 2, 4, 8, 16
 _REQUEST_HEAD = len(m.VmmRequest(0, 0, 8, 1, 1, m.Window(), (), b"").encode())
 _ANSWER_HEAD = len(m.VmmResponse(8, 0, b"").encode())
 _NO_WINDOW = m.Window()
+#: asked several times for each product, with the same answers all the time
+_fitting_count = cache(fitting_count)
 #: codes that images are unrolled to at a time, one image at the least
 _UNROLLED = 1 << 22
 
@@ -355,8 +357,8 @@ class _Request:
 
     def fitting(self, inputs: int, outputs: int) -> int:
         """How many items of that many inputs and outputs fit one request and its answer."""
-        there = fitting_count(self.room - self.head, self.bits) // inputs
-        back = fitting_count(self.room - _ANSWER_HEAD, self.answer_bits) // outputs
+        there = _fitting_count(self.room - self.head, self.bits) // inputs
+        back = _fitting_count(self.room - _ANSWER_HEAD, self.answer_bits) // outputs
         return min(there, back)
 
     def taken(self, inputs: int, outputs: int, batch: int) -> int:

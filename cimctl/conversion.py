@@ -24,6 +24,7 @@ from cimctl.analog.layers import (
     AnalogConv2d,
     AnalogLayer,
     AnalogLinear,
+    Chain,
     GroupedConv2d,
     WeightRule,
     ungrouped,
@@ -71,6 +72,10 @@ def convert(
     kinds = (InMemoryLinear, InMemoryConv2d) if in_memory else (AnalogLinear, AnalogConv2d)
     converted = with_layers(model, kinds, settings, digital)
     attach(converted, board, settings, in_memory=in_memory, arrays=arrays)
+    for module in converted.modules():
+        if type(module) is nn.Sequential:
+            # The same modules under the same names: hooks, parameters and indices stay.
+            module.__class__ = Chain
     return converted
 
 

@@ -31,6 +31,8 @@ _HEADER = struct.Struct("<BBBBIII")
 _CRC_SIZE = 4
 OVERHEAD = _HEADER.size + _CRC_SIZE
 _DELIMITER = bytes([DELIMITER])
+#: a plain integer, since operations of flags are slow
+_RESPONSE = int(Flag.RESPONSE)
 _MASKED = bytes(value ^ PAYLOAD_XOR for value in range(256))
 #: payloads up to this size are masked by table, larger ones by array
 _SMALL = 4096
@@ -49,7 +51,7 @@ class Frame:
 
     @property
     def is_response(self) -> bool:
-        return bool(self.flags & Flag.RESPONSE)
+        return bool(self.flags & _RESPONSE)
 
 
 @dataclass(frozen=True, slots=True)

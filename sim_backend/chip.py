@@ -315,15 +315,17 @@ class Chip:
             at = 0
             for j, region in enumerate(row):
                 end = at + self._outputs(product, region)
+                lines, step = self._weight(region, product), self._arrays.step
+                whole = feed.whole_sums(lines, halves=not step)
                 saturated += convert_planes(
-                    feed.sums(self._weight(region, product)),
+                    feed.sums(lines) if whole is None else whole,
                     power,
                     self._converter(product),
                     self._positions(product, region, plane, order[i * len(row) + j]),
                     out[:, at:end],
                     self._line_errors(product, region),
                     _adding(product, weight, end - at),
-                    self._arrays.step,
+                    step if whole is None else step or 1,
                 )
                 at = end
             first_input += size

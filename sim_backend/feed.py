@@ -14,6 +14,7 @@ from firmware_protocol.geometry import output_size
 from firmware_protocol.messages import Region, Window
 from sim_backend.planes import Coding
 from sim_backend.power import window_power
+from sim_backend.window_sums import MOST_CHANNELS, window_sums
 
 Tensor = torch.Tensor
 #: small images that many regions multiply are unrolled once, which is faster than convolving each
@@ -115,6 +116,21 @@ class Feed:
             dilation=(w.dilation_y, w.dilation_x),
         )
         return result.flatten(2).numpy()
+
+    def whole_sums(self, weight: Tensor, *, halves: bool) -> npt.NDArray[np.float64] | None:
+        """(batch, conversions, places) exact sums in one number; None where ``sums`` is faster.
+
+        Args:
+            weight: (lines, inputs), as for ``sums``.
+            halves: whether its first half counts 256 and its second half 1.
+        """
+        if self._window is None or self._unroll or self._image.shape[1] > MOST_CHANNELS:
+            return None
+        whole = weight.numpy().astype(np.float64)
+        if halves:
+            high, low = np.split(whole, 2)
+            whole = high * 256 + low
+        return window_sums(self._image.numpy(), whole, self._window)
 
     def power(self) -> npt.NDArray[np.float32]:
         """(batch, places) sums of squared input codes; vectors are places of one batch."""

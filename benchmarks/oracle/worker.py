@@ -3,7 +3,8 @@
 One JSON object a line on standard input, one on standard output; processor seconds of one thread.
 
     {"do": "updates", "rate": 10.0, "batch": 64, "side": 512}
-    {"do": "train", "algorithm": "ttv2", "batch": 64, "data": "digits.npz", "images": [4, 0, 8]}
+    {"do": "train", "algorithm": "ttv2", "batch": 64, "data": "digits.npz", "images": [4, 0, 8],
+     "network": "lenet-5"}
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -49,28 +51,30 @@ PRESETS = {
     "ttv2": presets.TTv2ReRamSBPreset,
     "c-ttv2": presets.ChoppedTTv2ReRamSBPreset,
     "agad": presets.AGADReRamSBPreset,
+    "mixed-precision": presets.MixedPrecisionReRamSBPreset,
 }
+#: channels of both convolutions, and outputs of the linear layers
+NETWORKS = {"lenet-5": ((6, 16), (120, 84, 10)), "lenet": ((4, 12), (10,))}
 
 
 class Training:
-    """LeNet-5 on random images, by one of the presets."""
+    """A network for 28 x 28 images, by one of the presets."""
 
-    def __init__(self, algorithm: str, batch: int) -> None:
+    def __init__(self, algorithm: str, batch: int, network: str) -> None:
         make = PRESETS[algorithm]
-        self._model = torch.nn.Sequential(
-            AnalogConv2d(1, 6, 5, rpu_config=make()),
+        (first, second), outputs = NETWORKS[network]
+        layers: list[torch.nn.Module] = [
+            AnalogConv2d(1, first, 5, rpu_config=make()),
             torch.nn.ReLU(),
             torch.nn.MaxPool2d(2),
-            AnalogConv2d(6, 16, 5, rpu_config=make()),
+            AnalogConv2d(first, second, 5, rpu_config=make()),
             torch.nn.ReLU(),
             torch.nn.MaxPool2d(2),
             torch.nn.Flatten(),
-            AnalogLinear(256, 120, rpu_config=make()),
-            torch.nn.ReLU(),
-            AnalogLinear(120, 84, rpu_config=make()),
-            torch.nn.ReLU(),
-            AnalogLinear(84, 10, rpu_config=make()),
-        )
+        ]
+        for before, after in pairwise((16 * second, *outputs)):
+            layers += [AnalogLinear(before, after, rpu_config=make()), torch.nn.ReLU()]
+        self._model = torch.nn.Sequential(*layers[:-1])
         self._optimizer = AnalogSGD(self._model.parameters(), lr=0.05)
         self._optimizer.regroup_param_groups(self._model)
         self._batch = batch
@@ -99,7 +103,7 @@ def main() -> None:
         else:
             name, batch = task["algorithm"], task["batch"]
             if name not in trainings:
-                trainings[name] = Training(name, batch)
+                trainings[name] = Training(name, batch, task.get("network", "lenet-5"))
             with np.load(task["data"]) as data:
                 chosen = np.array(task["images"])
                 images = torch.from_numpy(data["images"][chosen].astype(np.float32) / 255)

@@ -20,13 +20,16 @@ from boards.board import Board
 from boards.multiply import Matrix
 from cimctl.analog.chip_matrix import ChipMatrix, ChipUnits
 from cimctl.analog.compensation import Compensations, RunningNorm
+from cimctl.analog.pooled import Answer, PooledProduct, poolable
 from cimctl.analog.product import ChipProduct, Geometry, Steps
+from cimctl.analog.quantiser import rounded
 from cimctl.analog.ranges import Ranges
 from cimctl.calibration.record import Calibration
 from cimctl.mapping.demand import Demand
 from firmware_protocol.constants import Capability
 from firmware_protocol.messages import Region, Window
 
+Codes = np.ndarray[Any, Any]
 #: readings averaged when the weights are first read from the chip [ours]
 INITIAL_SAMPLES = 4
 #: share of the largest digital products that the first ADC range leaves out [ours]
@@ -253,9 +256,12 @@ class AnalogLayer(nn.Module):
 
     def _product(self, inputs: Tensor, bias: Tensor | None) -> Tensor:
         """``scale * (x * W) + bias``, differentiated on the digital copy."""
-        answer, codes, steps = (
-            self._plain(inputs) if self.chip is None else self._compensated(self.chip, inputs)
-        )
+        if self.chip is None:
+            answered, sent, steps = self._plain(inputs)
+            codes = torch.from_numpy(sent).to(inputs.device)
+            answer = torch.from_numpy(answered).to(inputs.device, torch.float32)
+        else:
+            answer, codes, steps = self._compensated(self.chip, inputs)
         result: Tensor = ChipProduct.apply(  # type: ignore[no-untyped-call]
             inputs, self.weight, self.scale, bias, answer, codes, steps, self._geometry
         )
@@ -268,19 +274,17 @@ class AnalogLayer(nn.Module):
         answer = torch.from_numpy(products).to(plain.device)
         return self._arranged(answer, plain), plain, Steps(1.0, 1.0)
 
-    def _plain(self, inputs: Tensor) -> tuple[Tensor, Tensor, Steps]:
+    def _plain(self, inputs: Tensor) -> tuple[Codes, Codes, Steps]:
         """The chip's answer codes, its input codes, and what a step of each stands for."""
         bits = self._board.description.input_bits
         if self.training or not self.ranges.largest:
             smallest, largest = torch.aminmax(inputs.detach())
             self.ranges.see_inputs(float(smallest), float(largest))
         step = self.ranges.input_step(bits)
-        top = (1 << (bits - self.ranges.signed)) - 1
-        codes = (
-            (inputs.detach() * (1 / step)).round_().clamp_(-top if self.ranges.signed else 0, top)
-        )
+        plain = inputs.detach()
+        sent = rounded(plain.cpu().float().numpy(), step, bits, signed=self.ranges.signed)
         if not self.ranges.gain:
-            self._first_range(codes)
+            self._first_range(torch.from_numpy(sent).to(plain))
         low, high = self._board.gain_range
         self.ranges.gain = min(max(self.ranges.gain, low), high)
         if self.ranges.is_stale():
@@ -288,21 +292,19 @@ class AnalogLayer(nn.Module):
         if self._told != self.ranges.configured:
             self._board.configure(self._slot, self.ranges.configured)
             self._told = self.ranges.configured
-        kind = torch.int8 if self.ranges.signed else torch.uint8
         products = self._board.multiply(
             self._matrix,
-            codes.to(kind).cpu().numpy(),
+            sent,
             slot=self._slot,
-            window=self._window(codes),
+            window=self._window(plain),
             signed=self.ranges.signed,
         )
         steps = Steps(step, step * self.rule.unit / self.ranges.configured)
-        corrected = torch.from_numpy(self._corrected(products.codes))
-        answer = corrected.to(inputs.device, torch.float32)
+        answer = self._corrected(products.codes)
         if self.training:
             conversions = products.codes.size * self._matrix.blocks
             self.ranges.see_products(products.saturated, conversions, self.rule.saturation)
-        return answer, codes, steps
+        return answer, sent, steps
 
     def _corrected(self, codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if self._calibration is None:
@@ -370,6 +372,18 @@ class AnalogConv2d(AnalogLayer):
     def _padded(self, inputs: Tensor) -> Tensor:
         return nn.functional.pad(inputs, self._before, self._mode) if any(self._before) else inputs
 
+    def pooled(self, inputs: Tensor) -> Tensor:
+        """``max_pool2d(relu(self(inputs)), 2)``, in one pass where that is possible."""
+        plain = self.chip is None and self.input_norm is None and self.output_norm is None
+        if not plain or inputs.device.type != "cpu" or self._geometry.dilation != (1, 1):
+            return nn.functional.max_pool2d(nn.functional.relu(self(inputs)), 2)
+        inputs = self._padded(inputs)
+        codes, sent, steps = self._plain(inputs)
+        result: Tensor = PooledProduct.apply(  # type: ignore[no-untyped-call]
+            inputs, self.weight, self.scale, self.bias, Answer(codes, sent, steps, self._geometry)
+        )
+        return result
+
     def _digital(self, codes: Tensor, weight: Tensor) -> Tensor:
         g = self._geometry
         return nn.functional.conv2d(codes, weight, None, g.stride, g.padding, g.dilation)
@@ -418,6 +432,32 @@ class AnalogConv2d(AnalogLayer):
             channels, height, width, *kernel, *g.stride, *g.dilation,
             g.padding[0], g.padding[0], g.padding[1], g.padding[1],
         )  # fmt: skip
+
+
+class Chain(nn.Sequential):
+    """Modules that follow each other; convolution, ReLU and max pooling of 2 x 2 in one pass."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        modules, at = list(self), 0
+        while at < len(modules):
+            first, followers = modules[at], modules[at + 1 : at + 3]
+            if type(first) is AnalogConv2d and _pool(followers) and not _watched(first, *followers):
+                inputs = first.pooled(inputs)
+                at += 3
+            else:
+                inputs = first(inputs)
+                at += 1
+        return inputs
+
+
+def _pool(modules: list[nn.Module]) -> bool:
+    """Whether these are ReLU and the max pooling that can be made with it."""
+    return len(modules) == 2 and isinstance(modules[0], nn.ReLU) and poolable(modules[1])
+
+
+def _watched(*modules: nn.Module) -> bool:
+    """Whether someone looks at what goes in or out, who shall see it as it is elsewhere."""
+    return any(each._forward_hooks or each._forward_pre_hooks for each in modules)
 
 
 class GroupedConv2d(nn.Module):

@@ -52,7 +52,7 @@ class ChipProduct(torch.autograd.Function):
             scale: () trainable factor of the layer.
             bias: (outputs,) digital bias.
             answer: (batch, outputs, ...) the chip's answer codes.
-            codes: (batch, ...) input codes, as the chip got them.
+            codes: (batch, ...) input codes, as the chip got them, of any type.
             steps: what one code step of inputs and of answers stands for.
             geometry: of a convolution; None for a linear layer.
         """
@@ -67,6 +67,7 @@ class ChipProduct(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (outer,) = gradients
         weight, scale, answer, codes = ctx.saved_tensors
+        codes = codes.to(outer.dtype)
         d_scale = torch.dot(outer.reshape(-1), answer.reshape(-1)) * ctx.steps.answer
         d_bias = outer.sum((0, *range(2, outer.dim()))) if ctx.has_bias else None
         need_inputs = bool(ctx.needs_input_grad[0])

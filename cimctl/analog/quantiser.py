@@ -1,9 +1,12 @@
-"""The DAC: real inputs to signed codes, vector by vector, rounded to nearest or stochastically.
+"""The DAC: real inputs to codes, rounded to nearest or stochastically.
 
-``quantise`` is compiled; ``quantise_numpy`` is its oracle, with the same bits.
+``quantise`` gives signed codes, with a scale for each vector; ``rounded`` has one step for all.
+Both are compiled; ``quantise_numpy`` and ``rounded_numpy`` are their oracles, with the same bits.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numba
 import numpy as np
@@ -12,6 +15,7 @@ import numpy.typing as npt
 from cimctl.analog.draws import hash_at, hash_numpy
 
 Codes = npt.NDArray[np.int8]
+AnyCodes = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.float32]
 
 
@@ -80,3 +84,34 @@ def quantise_numpy(
         lanes = (hashed >> (16 * (line & 3)).astype(np.uint64)) & np.uint64(0xFFFF)
         codes = np.floor(exact + (lanes.astype(np.float64) + 0.5) * 2.0**-16)
     return np.clip(codes, -top, top).astype(np.int8)
+
+
+def rounded(values: Floats, step: float, bits: int, *, signed: bool) -> AnyCodes:
+    """Codes of a batch, ``clip(round(value / step))``, half to even, in single precision.
+
+    Args:
+        values: of any shape.
+        step: value of one code.
+        bits: of a code.
+        signed: whether codes run from minus to plus the largest one, and not from 0.
+    """
+    top = (1 << (bits - signed)) - 1
+    out: AnyCodes = np.empty(values.shape, dtype=np.int8 if signed else np.uint8)
+    low, high = np.float32(-top if signed else 0), np.float32(top)
+    _round(np.ascontiguousarray(values).reshape(-1), np.float32(1 / step), low, high, out)
+    return out
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
+def _round(values, factor, low, high, out):  # type: ignore[no-untyped-def]
+    codes = out.reshape(-1)
+    for i in range(values.size):
+        codes[i] = min(high, max(low, np.rint(values[i] * factor)))
+
+
+def rounded_numpy(values: Floats, step: float, bits: int, *, signed: bool) -> AnyCodes:
+    """The oracle of ``rounded``: same arguments, same bits."""
+    top = (1 << (bits - signed)) - 1
+    codes = np.clip(np.rint(values * np.float32(1 / step)), -top if signed else 0, top)
+    narrow: AnyCodes = codes.astype(np.int8 if signed else np.uint8)
+    return narrow

@@ -23,6 +23,7 @@ from cimctl.algorithms.base import make_optimizer
 from cimctl.analog.layers import AnalogLayer
 from cimctl.analog.lstm import stacked
 from cimctl.datasets import Dataset
+from cimctl.memory import keep_freed
 from cimctl.models import build
 from cimctl.training import checkpoint
 from cimctl.training.config import RunConfig
@@ -95,6 +96,7 @@ class Trainer:
         #: batch that the checkpoint on the disk stands at; None before there is one
         self.saved = None if resume is None else int(resume["progress"]["batch"])
         self._began = time.perf_counter()
+        keep_freed()
         torch.manual_seed(config.seed)
         model = build(config.model)
         _try(model, data)
