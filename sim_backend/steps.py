@@ -40,17 +40,17 @@ from firmware_protocol import constants as c
 from sim_backend import noise
 from sim_backend.bulk_rram import CHECK_LANE, READ_BACK_LANE, VERIFY_LANE, keys_of
 from sim_backend.cells import Cells
-from sim_backend.closed_form import outer_closed, pulse_closed
+from sim_backend.closed_form import empty_moves, outer_closed, pulse_closed
 from sim_backend.device import Index, ProgramOutcome
 from sim_backend.noise import hash_at, quantile_table
 from sim_backend.outer import Trains, hits
-from sim_backend.step_lanes import outer_lanes
+from sim_backend.step_lanes import empty_block, outer_lanes
 from sim_backend.step_law import (
     CONSTANT,
-    CYCLE_LANE,
     DOWN,
     EXPONENTIAL,
     HIGH,
+    LAST_LINEAR,
     LINEAR,
     LOW,
     PHASE,
@@ -62,7 +62,13 @@ from sim_backend.step_law import (
     SOFT,
     UP,
     Law,
+    cycle,
+    cycle_table,
     deviate,
+    deviate_table,
+    line,
+    moved,
+    pulse_deviate,
     seen,
 )  # fmt: skip
 
@@ -99,6 +105,9 @@ class Steps:
         tiles = range(profile.chip.tiles)
         self._own = [own_of(profile, seed, tile, self._law) for tile in tiles]
         self._keys = [keys_of(seed, tile) for tile in tiles]
+        closed = device.pulses == "closed-form"
+        self._drawn = deviate_table() if closed else cycle_table(self._law)
+        self._room = (empty_block(), empty_moves()) if closed else (empty_block(),)
         self.reading_error = self._law.reading_error
         self.pulse_width = round(device.pulse.width_ns)
 
@@ -166,6 +175,7 @@ class Steps:
             kernel(
                 *state, index, trains.rows, np.ascontiguousarray(trains.columns.T), trains.length,
                 *drives, self._law, self._own[tile], self._keys[tile], quantile_table(),
+                self._drawn, *self._room,
             )  # fmt: skip
             return
         _outer_all(
@@ -338,10 +348,14 @@ def _factors(kind, weights, upwards, own, table, shape):  # type: ignore[no-unty
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
 def _stepped(w, count, index, drive, upwards, law, own, table, keys, normal):  # type: ignore[no-untyped-def]
     """The weight after one pulse; ``count`` is how many pulses the cell had before."""
+    z = pulse_deviate(count, index, keys, normal)
+    if law.kind <= LAST_LINEAR:
+        step, slope = line(own, drive, upwards, law)
+        low, high = np.float32(own[LOW]), np.float32(own[HIGH])
+        return np.float64(moved(np.float32(w), step, slope, cycle(z, law), low, high, law.additive))
     factor = _factor(law.kind, w, upwards, own, table, law.exponential)
-    hashed = hash_at(keys.pulse, np.uint64(count), np.uint64(index))
-    cycle = law.cycle_variation * deviate(normal, hashed, CYCLE_LANE)
-    factor = factor + cycle if law.additive else factor * (1.0 + cycle)
+    noise = law.cycle_variation * z
+    factor = factor + noise if law.additive else factor * (1.0 + noise)
     if upwards:
         w = w + drive * own[UP] * factor
     elif law.kind == PHASE:

@@ -20,6 +20,7 @@ from sim_backend.noise import normal
 from sim_backend.outer import Trains, totals_numpy
 
 Floats = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
@@ -95,44 +96,65 @@ class Array:
         """One pulse to each active cell; what is stuck counts it and stays."""
         law, own = self._law, self._own
         moves = active & self._alive & (drive != 0.0)
-        f = factor(law.kind, self.w, upwards, own, self._table, law.exponential)
-        cycle = law.cycle_variation * self._deviate(self._keys.pulse, s.CYCLE_LANE)
-        f = f + cycle if law.additive else f * (1.0 + cycle)
-        if upwards:
-            w = self.w + drive * own[:, s.UP] * f
-        elif law.kind == s.PHASE:
-            w = self.w - min(1.0, drive) * f
+        cycle = law.cycle_variation * self._pulse_deviate()
+        if law.kind <= s.LAST_LINEAR:
+            w = self._step_linear(drive, upwards, cycle)
         else:
-            w = self.w - drive * own[:, s.DOWN] * f
-        w = np.minimum(own[:, s.HIGH], np.maximum(own[:, s.LOW], w))
+            f = factor(law.kind, self.w, upwards, own, self._table, law.exponential)
+            f = f + cycle if law.additive else f * (1.0 + cycle)
+            if upwards:
+                w = self.w + drive * own[:, s.UP] * f
+            elif law.kind == s.PHASE:
+                w = self.w - min(1.0, drive) * f
+            else:
+                w = self.w - drive * own[:, s.DOWN] * f
+            w = np.minimum(own[:, s.HIGH], np.maximum(own[:, s.LOW], w))
         self.w = np.where(moves, w, self.w)
         self._moved |= moves
         self.count = self.count + active
 
-    def move(self, counts: Integers, drives: tuple[float, float]) -> None:
-        """Pulses in closed form, at most ``closed_form.MOST`` of one direction for each cell."""
+    def _step_linear(self, drive: float, upwards: bool, cycle: Floats) -> Floats:
+        """The weights after one pulse where the factor is linear: in single precision."""
+        step, slope = self._line(np.full(self.w.size, upwards), (drive, drive))
+        single = np.float32
+        f = single(1) + slope * self.w.astype(single)
+        f = f + cycle.astype(single) if self._law.additive else f * (1.0 + cycle).astype(single)
+        return self._within(self.w.astype(single) + step * f)
+
+    def _line(self, up: Mask, drives: tuple[float, float]) -> tuple[Singles, Singles]:
+        """Step, negative downwards, and slope of each cell's linear factor."""
         law, own = self._law, self._own
-        up = counts > 0
         step = np.where(up, drives[0] * own[:, s.UP], -(drives[1] * own[:, s.DOWN]))
-        slope = np.where(up, own[:, s.SHAPE_UP], own[:, s.SHAPE_DOWN])
+        slope = np.zeros_like(step)
         if law.kind == s.SOFT:
             slope = -1.0 / np.where(up, own[:, s.HIGH], own[:, s.LOW])
-        decay = np.maximum(0.0, 1.0 + slope * step)
-        lost = slope * step * law.cycle_variation
+        elif law.kind == s.LINEAR:
+            slope = np.where(up, own[:, s.SHAPE_UP], own[:, s.SHAPE_DOWN])
+        return step.astype(np.float32), slope.astype(np.float32)
+
+    def _within(self, w: Singles) -> Floats:
+        low, high = (self._own[:, n].astype(np.float32) for n in (s.LOW, s.HIGH))
+        return np.minimum(high, np.maximum(low, w)).astype(np.float64)
+
+    def move(self, counts: Integers, drives: tuple[float, float]) -> None:
+        """Pulses in closed form, at most ``closed_form.MOST`` of one direction for each cell."""
+        law, single = self._law, np.float32
+        up = counts > 0
+        step, slope = self._line(up, drives)
+        decay = np.maximum(single(0), single(1) + slope * step)
+        lost = slope * step * single(law.cycle_variation)
         growth = np.ones_like(step) if law.additive else decay * decay + lost * lost
         total, spread, power = np.zeros_like(step), np.zeros_like(step), np.ones_like(step)
         for n in range(int(np.abs(counts).max(initial=0))):
             more = n < np.abs(counts)
-            total = np.where(more, total * decay + 1.0, total)
+            total = np.where(more, total * decay + single(1), total)
             spread = np.where(more, spread * growth + power, spread)
             power = power * (decay * decay)
-        mean = (step * total).astype(np.float32).astype(np.float64)
-        variation = (np.abs(step) * law.cycle_variation).astype(np.float32)
-        noise = (variation * np.sqrt(spread.astype(np.float32))).astype(np.float64)
-        f = 1.0 + slope * self.w
-        away = noise * self._deviate(self._keys.pulse, s.CYCLE_LANE)
-        w = self.w + mean * f + (away if law.additive else away * f)
-        w = np.minimum(own[:, s.HIGH], np.maximum(own[:, s.LOW], w))
+        noise = np.abs(step) * single(law.cycle_variation) * np.sqrt(spread)
+        w = self.w.astype(single)
+        f = single(1) + slope * w
+        away = noise * self._deviate(self._keys.program, s.MOVE_LANE).astype(single)
+        w = self._within(w + step * total * f + (away if law.additive else away * f))
         moves = (counts != 0) & self._alive & (np.where(up, *drives) != 0.0)
         self.w = np.where(moves, w, self.w)
         self._moved |= moves
@@ -143,7 +165,7 @@ class Array:
         law = self._law
         g = law.zero + (self.w - self._reference) * law.unit
         if law.write_noise > 0.0:
-            g = g + law.write_noise * law.unit * self._deviate(self._keys.pulse, s.WRITE_LANE)
+            g = g + law.write_noise * law.unit * self._deviate(self._keys.program, s.WRITE_LANE)
         seen = np.clip(np.rint(g), 0.0, 65535.0)
         self.g = np.where(where & self._moved, seen, self.g)
 
@@ -170,6 +192,11 @@ class Array:
         exact = self._law.zero + (self.w - self._reference) * self._law.unit
         hidden[moved] = (exact - self.g)[self._moved]
         pulses[self._cells] = self.count.astype(np.uint32)
+
+    def _pulse_deviate(self) -> Floats:
+        count = self.count.astype(np.uint64)
+        four = np.uint64(4)
+        return normal(self._keys.pulse, count // four, self._index * four + count % four)
 
     def _deviate(self, key: np.uint64, lane: int, offset: int = 0) -> Floats:
         position = self.count.astype(np.uint64) + np.uint64(offset)
