@@ -39,7 +39,7 @@ from sim_backend.step_lanes import (
     load,
     store,
 )  # fmt: skip
-from sim_backend.step_law import HIGH, LOW, MOVE_LANE, REFERENCE, deviate, line, seen
+from sim_backend.step_law import HIGH, LOW, MOVE_LANE, REFERENCE, drawn, line, seen
 
 #: pulses of one move at most
 MOST = 31
@@ -56,22 +56,22 @@ class Moves(NamedTuple):
         table: ``_ROW + 1`` rows of coefficients.
         sums: S, T and d^2n of the counts that are in the table, upwards and downwards.
         net: pulses of each lane's next move.
-        mean, noise, z: their coefficients, and what is drawn.
+        chosen: their pairs of coefficients.
+        z: what is drawn.
     """
 
     table: npt.NDArray[np.float32]
     sums: npt.NDArray[np.float32]
     net: npt.NDArray[np.int32]
-    mean: npt.NDArray[np.float32]
-    noise: npt.NDArray[np.float32]
+    chosen: npt.NDArray[np.float32]
     z: npt.NDArray[np.float32]
 
 
 def empty_moves() -> Moves:
     """Room for a block's moves; what is left in it does not matter."""
-    sizes = 2 * (_ROW + 1), 6, 1, 1, 1, 1
-    table, sums, net, *others = (np.zeros(size * LANES, dtype=np.float32) for size in sizes)
-    return Moves(table, sums, net.astype(np.int32), *others)
+    sizes = 2 * (_ROW + 1), 6, 2, 1
+    table, sums, chosen, z = (np.zeros(size * LANES, dtype=np.float32) for size in sizes)
+    return Moves(table, sums, np.zeros(LANES, dtype=np.int32), chosen, z)
 
 
 @numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
@@ -143,25 +143,24 @@ def _draw(places, table, hashed, z):  # type: ignore[no-untyped-def]
     for j in range(LANES):
         hashed[j] = mixed(places[j])
     for j in range(LANES):
-        z[j] = table[(hashed[j] >> np.uint64(16 * MOVE_LANE)) & np.uint64(0xFFFF)]
+        z[j] = drawn(table, hashed[j], MOVE_LANE)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def _look_up(net, table, mean, noise):  # type: ignore[no-untyped-def]
-    """Coefficients of each lane's count of pulses."""
+def _look_up(net, pairs, found):  # type: ignore[no-untyped-def]
+    """Coefficients of each lane's count of pulses, two of them as one word."""
     for j in range(LANES):
-        place = np.uint64(2 * ((net[j] & _ROW) * LANES + j))
-        mean[j] = table[place]
-        noise[j] = table[place + np.uint64(1)]
+        found[j] = pairs[np.uint64((net[j] & _ROW) * LANES + j)]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _move(w, net, mean, noise, z, own, additive):  # type: ignore[no-untyped-def]
+def _move(w, net, pairs, z, own, additive):  # type: ignore[no-untyped-def]
     for j in range(LANES):
         slope_up, slope_down = own[SLOPE_UP + j], own[SLOPE_DOWN + j]
         slope = slope_up if net[j] > 0 else slope_down
         low, high, before = own[OWN_LOW + j], own[OWN_HIGH + j], w[j]
-        after = _moved(before, slope, mean[j], noise[j], z[j], low, high, additive)
+        mean, noise = pairs[2 * j], pairs[2 * j + 1]
+        after = _moved(before, slope, mean, noise, z[j], low, high, additive)
         w[j] = after if net[j] != 0 else before
 
 
@@ -170,20 +169,20 @@ def _count(net, taken, places):  # type: ignore[no-untyped-def]
     for j in range(LANES):
         count = abs(np.int64(net[j]))
         taken[j] += count
-        places[j] += np.uint64(count) * GAMMA
+        places[j] += np.uint64(count)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def _begin(pulses, cells, keys, block, moves):  # type: ignore[no-untyped-def]
-    block.taken[:] = 0
-    moves.net[:] = 0
+def _begin(pulses, cells, keys, places, taken, net, sums):  # type: ignore[no-untyped-def]
+    taken[:] = 0
+    net[:] = 0
     for j in range(cells.size):
         index, count = np.uint64(cells[j]), pulses[cells[j]]
-        block.taken[j] = count
-        block.places[j] = keys.program + np.uint64(count) * GAMMA + index * MIX_1 + GAMMA
+        taken[j] = count
+        places[j] = keys.program + np.uint64(count) + index * MIX_1 + GAMMA
     for way in range(2):
-        moves.sums[3 * way * LANES : (3 * way + 2) * LANES] = 0.0
-        moves.sums[(3 * way + 2) * LANES : 3 * (way + 1) * LANES] = 1.0
+        sums[3 * way * LANES : (3 * way + 2) * LANES] = 0.0
+        sums[(3 * way + 2) * LANES : 3 * (way + 1) * LANES] = 1.0
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
@@ -195,38 +194,43 @@ def outer_closed(  # type: ignore[no-untyped-def]
 
     ``columns`` is (updates, columns), ``table`` has the deviates (``step_law.deviate_table``).
     """
+    # Taking an array out of these costs as much as a move.
+    w, lanes, places, hashed, _, _, _, _, taken, _, _ = block
+    pairs, sums, net, chosen, z = moves
+    packed, packed_chosen = pairs.view(np.uint64), chosen.view(np.uint64)
     additive, variation = law.additive, np.float32(law.cycle_variation)
+    wide = columns.shape[1]
     for begin in range(0, cells.size, LANES):
         part = cells[begin : begin + LANES]
-        load(conductances, hidden, part, set_drive, reset_drive, law, own, block)
-        _begin(pulses, part, keys, block, moves)
+        end = begin + part.size
+        load(conductances, hidden, part, set_drive, reset_drive, law, own, w, lanes)
+        _begin(pulses, part, keys, places, taken, net, sums)
         known = np.int64(0)
         for u in range(rows.shape[1]):
             at, joined = begin, np.int64(0)
-            while at < begin + part.size:
-                row, first = at // columns.shape[1], at % columns.shape[1]
-                count = min(begin + part.size - at, columns.shape[1] - first)
+            while at < end:
+                row, first = at // wide, at % wide
+                count = min(end - at, wide - first)
                 line_ = columns[u, first : first + count]
-                joined |= _net(rows[row, u], line_, length, moves.net[at - begin :])
+                joined |= _net(rows[row, u], line_, length, net[at - begin :])
                 at += count
             if joined == 0:
                 continue
             if joined > known:
-                largest = _largest(moves.net)
-                _extend(known + 1, largest, block.own, moves.sums, moves.table, variation, additive)
+                largest = _largest(net)
+                _extend(known + 1, largest, lanes, sums, pairs, variation, additive)
                 known = max(known, largest)
-            _draw(block.places, table, block.hashed, moves.z)
-            _look_up(moves.net, moves.table, moves.mean, moves.noise)
-            _move(block.w, moves.net, moves.mean, moves.noise, moves.z, block.own, additive)
-            _count(moves.net, block.taken, block.places)
-        store(conductances, hidden, pulses, stuck, part, law, own, keys, normal, block.w,
-              block.taken)  # fmt: skip
+            _draw(places, table, hashed, z)
+            _look_up(net, packed, packed_chosen)
+            _move(w, net, chosen, z, lanes, additive)
+            _count(net, taken, places)
+        store(conductances, hidden, pulses, stuck, part, law, own, keys, normal, w, taken)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
 def pulse_closed(  # type: ignore[no-untyped-def]
     conductances, hidden, pulses, stuck, cells, counts, set_drive, reset_drive, law, own, keys,
-    normal,
+    normal, table,
 ):  # fmt: skip
     """``steps._pulse_all`` in closed form, in moves of at most ``MOST`` pulses."""
     variation = np.float32(law.cycle_variation)
@@ -248,8 +252,8 @@ def pulse_closed(  # type: ignore[no-untyped-def]
             total, spread, power = np.float32(0.0), np.float32(0.0), _ONE
             for _ in range(now):
                 total, spread, power = _grown(total, spread, power, decay, growth)
-            hashed = hash_at(keys.program, np.uint64(n), np.uint64(index))
-            z = np.float32(deviate(normal, hashed, MOVE_LANE))
+            hashed = hash_at(keys.program + np.uint64(n), np.uint64(0), np.uint64(index))
+            z = drawn(table, hashed, MOVE_LANE)
             noise = abs(step) * variation * np.sqrt(spread)
             w = _moved(w, slope, step * total, noise, z, low, high, law.additive)
             n, left = n + now, left - now

@@ -57,7 +57,7 @@ def _popcount(context, word):  # type: ignore[no-untyped-def]
 @numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
 def ones(word):  # type: ignore[no-untyped-def]
     """Compiled: bits that are set in a 32-bit word."""
-    return np.int64(_popcount(np.uint32(word)))
+    return np.int64(_popcount(np.uint32(word)))  # type: ignore[call-arg, unused-ignore]
 
 
 @numba.njit(inline="always")  # type: ignore[misc, unused-ignore]

@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 
 from sim_backend.noise import GAMMA, MIX_1, mixed
 from sim_backend.outer import ones
-from sim_backend.step_law import HIGH, LOW, REFERENCE, line, moved, seen
+from sim_backend.step_law import HIGH, LOW, PULSE_MASK, REFERENCE, line, moved, seen
 
 #: cells side by side
 LANES = 128
@@ -91,7 +91,7 @@ def _bit(context, word, place):  # type: ignore[no-untyped-def]
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
 def _draw(quad, table, places, hashed, drawn):  # type: ignore[no-untyped-def]
     """What four pulses of each lane draw, of the group that was taken last."""
-    low, back = np.uint64(0xFFFF), np.uint64(2 - quad) * GAMMA
+    low, back = np.uint64(PULSE_MASK), np.uint64(2 - quad) * GAMMA
     for j in range(LANES):
         hashed[j] = mixed(places[j] - back)
     # Apart from the hashes, so that these are vector instructions.
@@ -100,23 +100,25 @@ def _draw(quad, table, places, hashed, drawn):  # type: ignore[no-untyped-def]
         drawn[j] = table[word & low]
         drawn[LANES + j] = table[(word >> np.uint64(16)) & low]
         drawn[2 * LANES + j] = table[(word >> np.uint64(32)) & low]
-        drawn[3 * LANES + j] = table[word >> np.uint64(48)]
+        drawn[3 * LANES + j] = table[(word >> np.uint64(48)) & low]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _step_all(pulse, w, own, up, now, cycle, additive):  # type: ignore[no-untyped-def]
-    """One pulse of the group, for each lane that gets it."""
-    place = np.uint32(pulse)
-    for j in range(LANES):
-        before, low, high = w[j], own[OWN_LOW + j], own[OWN_HIGH + j]
-        # Read both before choosing: a choice of places is compiled to a gather.
-        step_up, step_down = own[STEP_UP + j], own[STEP_DOWN + j]
-        slope_up, slope_down = own[SLOPE_UP + j], own[SLOPE_DOWN + j]
-        upwards = _bit(up[j], place)
-        step = step_up if upwards else step_down
-        slope = slope_up if upwards else slope_down
-        after = moved(before, step, slope, cycle[j], low, high, additive)
-        w[j] = after if _bit(now[j], place) else before
+def _step_all(first, last, w, own, up, now, cycle, additive):  # type: ignore[no-untyped-def]
+    """Pulses ``first`` to ``last`` - 1 of the group, for each lane that gets them."""
+    for k in range(first, last):
+        place, drawn = np.uint32(k), (k & 3) * LANES
+        for j in range(LANES):
+            before, low, high = w[j], own[OWN_LOW + j], own[OWN_HIGH + j]
+            # Read both before choosing: a choice of places is compiled to a gather.
+            step_up, step_down = own[STEP_UP + j], own[STEP_DOWN + j]
+            slope_up, slope_down = own[SLOPE_UP + j], own[SLOPE_DOWN + j]
+            upwards: bool = _bit(up[j], place)  # type: ignore[call-arg, unused-ignore]
+            step = step_up if upwards else step_down
+            slope = slope_up if upwards else slope_down
+            after = moved(before, step, slope, cycle[drawn + j], low, high, additive)
+            given: bool = _bit(now[j], place)  # type: ignore[call-arg, unused-ignore]
+            w[j] = after if given else before
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
@@ -138,23 +140,9 @@ def _take(all_left, places, bits, left, skip, taken, up, now):  # type: ignore[n
     return longest
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _advance(all_left, block, table, additive):  # type: ignore[no-untyped-def]
-    """Steps by a group each lane that has a whole one, or all that is left of one."""
-    longest = _take(
-        all_left, block.places, block.bits, block.left, block.skip, block.taken, block.up,
-        block.now,
-    )  # fmt: skip
-    for k in range(longest):
-        if k % 4 == 0:
-            _draw(k // 4, table, block.places, block.hashed, block.cycle)
-        cycle = block.cycle[(k % 4) * LANES : (k % 4 + 1) * LANES]
-        _step_all(k, block.w, block.own, block.up, block.now, cycle, additive)
-
-
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def _append(word, columns, length, bits, left):  # type: ignore[no-untyped-def]
-    """Appends an update's pulses to the lanes of one row; returns the largest number kept."""
+    """Appends an update's pulses to the lanes of one row; returns the most that one keeps."""
     slots, sign = np.uint32((1 << length) - 1), np.uint32(1 << length)
     largest = np.int64(0)
     for j in range(columns.size):
@@ -175,33 +163,31 @@ def most(left):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def load(conductances, hidden, cells, set_drive, reset_drive, law, own, block):  # type: ignore[no-untyped-def]
+def load(conductances, hidden, cells, set_drive, reset_drive, law, own, w, lanes):  # type: ignore[no-untyped-def]
     """Weights and parameters of a block's cells; lanes beyond them get no pulse."""
-    block.w[:] = 0.0
-    block.own[:] = 1.0
+    w[:] = 0.0
+    lanes[:] = 1.0
     for j in range(cells.size):
         index = cells[j]
         me = own[index]
-        block.w[j] = (conductances[index] + hidden[index] - law.zero) / law.unit + me[REFERENCE]
-        block.own[OWN_LOW + j], block.own[OWN_HIGH + j] = me[LOW], me[HIGH]
-        step, slope = line(me, set_drive, True, law)
-        block.own[STEP_UP + j], block.own[SLOPE_UP + j] = step, slope
-        step, slope = line(me, reset_drive, False, law)
-        block.own[STEP_DOWN + j], block.own[SLOPE_DOWN + j] = step, slope
+        w[j] = (conductances[index] + hidden[index] - law.zero) / law.unit + me[REFERENCE]
+        lanes[OWN_LOW + j], lanes[OWN_HIGH + j] = me[LOW], me[HIGH]
+        lanes[STEP_UP + j], lanes[SLOPE_UP + j] = line(me, set_drive, True, law)
+        lanes[STEP_DOWN + j], lanes[SLOPE_DOWN + j] = line(me, reset_drive, False, law)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def _begin(pulses, cells, keys, block):  # type: ignore[no-untyped-def]
+def _begin(pulses, cells, keys, places, bits, left, skip, taken):  # type: ignore[no-untyped-def]
     """Empties the lanes; a cell's first group begins before its first pulse."""
-    block.bits[:] = 0
-    block.left[:] = 0
-    block.taken[:] = 0
-    block.skip[:] = 0
+    bits[:] = 0
+    left[:] = 0
+    taken[:] = 0
+    skip[:] = 0
     for j in range(cells.size):
         index, count = cells[j], np.int64(pulses[cells[j]])
-        block.left[j] = block.skip[j] = count % GROUP
+        left[j] = skip[j] = count % GROUP
         quad = np.uint64(count // GROUP * 2)
-        block.places[j] = keys.pulse + quad * GAMMA + np.uint64(index) * MIX_1 + GAMMA
+        places[j] = keys.pulse + quad * GAMMA + np.uint64(index) * MIX_1 + GAMMA
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
@@ -229,33 +215,39 @@ def outer_lanes(  # type: ignore[no-untyped-def]
 
     ``columns`` is (updates, columns), ``table`` has the noise (``step_law.cycle_table``).
     """
+    # Taking an array out of the block costs as much as stepping it.
+    w, own_lanes, places, hashed, cycle, bits, left, skip, taken, up, now = block
+    wide, additive = columns.shape[1], law.additive
     for begin in range(0, cells.size, LANES):
         part = cells[begin : begin + LANES]
-        load(conductances, hidden, part, set_drive, reset_drive, law, own, block)
-        _begin(pulses, part, keys, block)
+        end = begin + part.size
+        load(conductances, hidden, part, set_drive, reset_drive, law, own, w, own_lanes)
+        _begin(pulses, part, keys, places, bits, left, skip, taken)
         some = np.int64(0)
-        for u in range(rows.shape[1]):
-            at, largest = begin, np.int64(0)
-            while at < begin + part.size:
-                row, first = at // columns.shape[1], at % columns.shape[1]
-                count = min(begin + part.size - at, columns.shape[1] - first)
+        # After the last update what is left is taken.
+        for u in range(rows.shape[1] + 1):
+            at, largest, last = begin, np.int64(0), u == rows.shape[1]
+            while at < end and not last:
+                row, first = at // wide, at % wide
+                count = min(end - at, wide - first)
                 if rows[row, u]:
                     line_ = columns[u, first : first + count]
                     kept = _append(
-                        rows[row, u], line_, length, block.bits[at - begin :],
-                        block.left[at - begin :],
-                    )  # fmt: skip
+                        rows[row, u], line_, length, bits[at - begin :], left[at - begin :]
+                    )
                     largest = max(largest, kept)
                 at += count
             some |= largest
-            while largest > _KEPT:
-                _advance(False, block, table, law.additive)
-                largest = most(block.left)
-        if some == 0:
-            continue
-        while most(block.left):
-            _advance(True, block, table, law.additive)
-        for j in range(part.size):
-            block.taken[j] += np.int64(pulses[part[j]]) // GROUP * GROUP
-        store(conductances, hidden, pulses, stuck, part, law, own, keys, normal, block.w,
-              block.taken)  # fmt: skip
+            if last:
+                largest = most(left) if some else np.int64(0)
+            while largest > (0 if last else _KEPT):
+                longest = _take(last, places, bits, left, skip, taken, up, now)
+                for quad in range(0, longest, 4):
+                    _draw(quad // 4, table, places, hashed, cycle)
+                    stop = min(quad + 4, longest)
+                    _step_all(quad, stop, w, own_lanes, up, now, cycle, additive)
+                largest = most(left)
+        if some:
+            for j in range(part.size):
+                taken[j] += np.int64(pulses[part[j]]) // GROUP * GROUP
+            store(conductances, hidden, pulses, stuck, part, law, own, keys, normal, w, taken)

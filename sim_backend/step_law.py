@@ -20,6 +20,10 @@ CONSTANT, LINEAR, SOFT, EXPONENTIAL, POWER, PIECEWISE, PHASE = range(7)
 LAST_LINEAR = SOFT
 #: lanes of the programming stream: write noise, and that of several pulses at once
 WRITE_LANE, MOVE_LANE = 1, 2
+#: noise of pulses has so many quantiles, which is what the fastest cache holds in single precision;
+#: tails end at 3.84 standard deviations
+PULSE_BITS = 13
+PULSE_MASK = (1 << PULSE_BITS) - 1
 #: columns of a device's own parameters
 LOW, HIGH, UP, DOWN, SHAPE_UP, SHAPE_DOWN, REFERENCE = range(7)
 
@@ -46,22 +50,15 @@ class Law(NamedTuple):
     exponential: tuple[float, float, float, float, float, float]
 
 
-def cycle_table(law: Law) -> npt.NDArray[np.float32]:
-    """``cycle`` of each entry of the table of quantiles."""
-    noise = law.cycle_variation * (quantile_table() * UNIT)
-    return (noise if law.additive else 1.0 + noise).astype(np.float32)
-
-
 def deviate_table() -> npt.NDArray[np.float32]:
-    """The table of quantiles, in standard deviations; exact."""
-    return (quantile_table() * UNIT).astype(np.float32)
+    """``2^PULSE_BITS`` quantiles of the normal distribution."""
+    return (quantile_table(PULSE_BITS) * UNIT).astype(np.float32)
 
 
-@numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
-def cycle(z, law):  # type: ignore[no-untyped-def]
-    """Compiled: what a pulse's deviate multiplies F by, or adds to it."""
-    noise = law.cycle_variation * z
-    return np.float32(noise if law.additive else 1.0 + noise)
+def cycle_table(law: Law) -> npt.NDArray[np.float32]:
+    """What a pulse's noise multiplies F by, or adds to it, for each of these quantiles."""
+    noise = law.cycle_variation * (quantile_table(PULSE_BITS) * UNIT)
+    return (noise if law.additive else 1.0 + noise).astype(np.float32)
 
 
 @numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
@@ -91,10 +88,16 @@ def deviate(table, hashed, lane):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
-def pulse_deviate(count, index, keys, normal):  # type: ignore[no-untyped-def]
-    """Compiled: the deviate of a cell's pulse number ``count``; four pulses share a hash."""
+def drawn(table, hashed, lane):  # type: ignore[no-untyped-def]
+    """Compiled: the entry of one of the small tables that one lane of a hash picks."""
+    return table[lane_of(hashed, lane) & np.uint64(PULSE_MASK)]
+
+
+@numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
+def cycle_of(count, index, keys, noises):  # type: ignore[no-untyped-def]
+    """Compiled: the noise of a cell's pulse number ``count``; four pulses share a hash."""
     hashed = hash_at(keys.pulse, np.uint64(count >> 2), np.uint64(index))
-    return deviate(normal, hashed, count & 3)
+    return drawn(noises, hashed, count & 3)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]

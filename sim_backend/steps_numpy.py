@@ -16,7 +16,7 @@ from sim_backend import step_law as s
 from sim_backend.bulk_rram import CHECK_LANE, READ_BACK_LANE, VERIFY_LANE, Keys
 from sim_backend.closed_form import MOST
 from sim_backend.device import ProgramOutcome
-from sim_backend.noise import normal
+from sim_backend.noise import normal, picked
 from sim_backend.outer import Trains, totals_numpy
 
 Floats = npt.NDArray[np.float64]
@@ -96,12 +96,12 @@ class Array:
         """One pulse to each active cell; what is stuck counts it and stays."""
         law, own = self._law, self._own
         moves = active & self._alive & (drive != 0.0)
-        cycle = law.cycle_variation * self._pulse_deviate()
+        cycle = self._cycle()
         if law.kind <= s.LAST_LINEAR:
-            w = self._step_linear(drive, upwards, cycle)
+            w: Floats = self._step_linear(drive, upwards, cycle)
         else:
             f = factor(law.kind, self.w, upwards, own, self._table, law.exponential)
-            f = f + cycle if law.additive else f * (1.0 + cycle)
+            f = f + cycle if law.additive else f * cycle
             if upwards:
                 w = self.w + drive * own[:, s.UP] * f
             elif law.kind == s.PHASE:
@@ -113,12 +113,12 @@ class Array:
         self._moved |= moves
         self.count = self.count + active
 
-    def _step_linear(self, drive: float, upwards: bool, cycle: Floats) -> Floats:
+    def _step_linear(self, drive: float, upwards: bool, cycle: Singles) -> Floats:
         """The weights after one pulse where the factor is linear: in single precision."""
         step, slope = self._line(np.full(self.w.size, upwards), (drive, drive))
         single = np.float32
-        f = single(1) + slope * self.w.astype(single)
-        f = f + cycle.astype(single) if self._law.additive else f * (1.0 + cycle).astype(single)
+        f: Singles = single(1) + slope * self.w.astype(single)
+        f = f + cycle if self._law.additive else f * cycle
         return self._within(self.w.astype(single) + step * f)
 
     def _line(self, up: Mask, drives: tuple[float, float]) -> tuple[Singles, Singles]:
@@ -151,10 +151,10 @@ class Array:
             spread = np.where(more, spread * growth + power, spread)
             power = power * (decay * decay)
         noise = np.abs(step) * single(law.cycle_variation) * np.sqrt(spread)
-        w = self.w.astype(single)
-        f = single(1) + slope * w
-        away = noise * self._deviate(self._keys.program, s.MOVE_LANE).astype(single)
-        w = self._within(w + step * total * f + (away if law.additive else away * f))
+        before = self.w.astype(single)
+        f = single(1) + slope * before
+        away = noise * self._move_deviate()
+        w = self._within(before + step * total * f + (away if law.additive else away * f))
         moves = (counts != 0) & self._alive & (np.where(up, *drives) != 0.0)
         self.w = np.where(moves, w, self.w)
         self._moved |= moves
@@ -193,10 +193,17 @@ class Array:
         hidden[moved] = (exact - self.g)[self._moved]
         pulses[self._cells] = self.count.astype(np.uint32)
 
-    def _pulse_deviate(self) -> Floats:
-        count = self.count.astype(np.uint64)
-        four = np.uint64(4)
-        return normal(self._keys.pulse, count // four, self._index * four + count % four)
+    def _cycle(self) -> Singles:
+        """The noise of each cell's next pulse."""
+        count, four = self.count.astype(np.uint64), np.uint64(4)
+        bits = picked(self._keys.pulse, count // four, self._index * four + count % four)
+        return np.asarray(s.cycle_table(self._law)[bits & np.uint64(s.PULSE_MASK)])
+
+    def _move_deviate(self) -> Singles:
+        place = self._index * np.uint64(4) + np.uint64(s.MOVE_LANE)
+        key = self._keys.program + self.count.astype(np.uint64)
+        bits = picked(key, np.zeros_like(place), place)
+        return np.asarray(s.deviate_table()[bits & np.uint64(s.PULSE_MASK)])
 
     def _deviate(self, key: np.uint64, lane: int, offset: int = 0) -> Floats:
         position = self.count.astype(np.uint64) + np.uint64(offset)
