@@ -155,6 +155,25 @@ def _append(word, columns, length, bits, left):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def _append_each(rows, columns, u, begin, count, length, row, column, bits, left):  # type: ignore[no-untyped-def]
+    """``_append`` of an update to ``count`` lanes of many short rows; ``row``, ``column``: room."""
+    wide, slots = columns.shape[1], np.uint32((1 << length) - 1)
+    i, k = begin // wide, begin % wide
+    for j in range(count):
+        row[j], column[j] = rows[i, u], columns[u, k]
+        k += 1
+        i, k = (i + 1, 0) if k == wide else (i, k)
+    largest = np.int64(0)
+    for j in range(count):
+        found = ones(row[j] & column[j] & slots)
+        up = np.int64((row[j] ^ column[j]) >> np.uint32(length) & np.uint32(1)) - 1
+        bits[j] |= np.uint64(((np.int64(1) << found) - 1) & up) << np.uint64(left[j])
+        left[j] += found
+        largest = max(largest, left[j])
+    return largest
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
 def most(left):  # type: ignore[no-untyped-def]
     largest = np.int64(0)
     for j in range(LANES):
@@ -227,6 +246,10 @@ def outer_lanes(  # type: ignore[no-untyped-def]
         # After the last update what is left is taken.
         for u in range(rows.shape[1] + 1):
             at, largest, last = begin, np.int64(0), u == rows.shape[1]
+            if wide < LANES and not last:
+                size = end - begin
+                largest = _append_each(rows, columns, u, begin, size, length, up, now, bits, left)
+                at = end
             while at < end and not last:
                 row, first = at // wide, at % wide
                 count = min(end - at, wide - first)
