@@ -347,15 +347,20 @@ def _factors(kind, weights, upwards, own, table, shape):  # type: ignore[no-unty
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _stepped(w, count, index, drive, upwards, law, own, table, keys, noises):  # type: ignore[no-untyped-def]
-    """The weight after one pulse; ``count`` is how many pulses the cell had before."""
-    cycle = cycle_of(count, index, keys, noises)
+def _stepped(w, count, index, drive, upwards, law, own, table, keys, draws):  # type: ignore[no-untyped-def]
+    """The weight after one pulse; ``count`` is how many pulses the cell had before.
+
+    ``draws``: the table of quantiles, and ``step_law.cycle_table`` for linear factors.
+    """
     if law.kind <= LAST_LINEAR:
+        cycle = cycle_of(count, index, keys, draws[1])
         step, slope = line(own, drive, upwards, law)
         low, high = np.float32(own[LOW]), np.float32(own[HIGH])
         return np.float64(moved(np.float32(w), step, slope, cycle, low, high, law.additive))
     factor = _factor(law.kind, w, upwards, own, table, law.exponential)
-    factor = factor + cycle if law.additive else factor * cycle
+    hashed = hash_at(keys.pulse, np.uint64(count), np.uint64(index))
+    noise = law.cycle_variation * deviate(draws[0], hashed, 0)
+    factor = factor + noise if law.additive else factor * (1.0 + noise)
     if upwards:
         w = w + drive * own[UP] * factor
     elif law.kind == PHASE:
@@ -370,6 +375,7 @@ def _pulse_all(  # type: ignore[no-untyped-def]
     conductances, hidden, pulses, stuck, cells, counts, set_drive, reset_drive, law, own, table,
     keys, normal, noises,
 ):  # fmt: skip
+    draws = normal, noises
     for i in range(cells.size):
         index = cells[i]
         wanted = np.int64(counts[i])
@@ -382,7 +388,7 @@ def _pulse_all(  # type: ignore[no-untyped-def]
         me = own[index]
         w = (conductances[index] + hidden[index] - law.zero) / law.unit + me[REFERENCE]
         for k in range(abs(wanted)):
-            w = _stepped(w, n + k, index, drive, upwards, law, me, table, keys, noises)
+            w = _stepped(w, n + k, index, drive, upwards, law, me, table, keys, draws)
         g = seen(w, n + abs(wanted), index, law, me, keys, normal)
         conductances[index] = np.uint16(g)
         hidden[index] = law.zero + (w - me[REFERENCE]) * law.unit - g
@@ -393,6 +399,7 @@ def _outer_all(  # type: ignore[no-untyped-def]
     conductances, hidden, pulses, stuck, cells, rows, columns, length, set_drive, reset_drive, law,
     own, table, keys, normal, noises,
 ):  # fmt: skip
+    draws = normal, noises
     for i in range(cells.size):
         index = cells[i]
         row, column = rows[i // columns.shape[0]], columns[i % columns.shape[0]]
@@ -408,7 +415,7 @@ def _outer_all(  # type: ignore[no-untyped-def]
             if stuck[index] == 0 and drive != 0.0:
                 moved = True
                 for k in range(abs(wanted)):
-                    w = _stepped(w, n + k, index, drive, wanted > 0, law, me, table, keys, noises)
+                    w = _stepped(w, n + k, index, drive, wanted > 0, law, me, table, keys, draws)
             n += abs(wanted)
         pulses[index] = np.uint32(n)
         if moved:
@@ -429,6 +436,7 @@ def _program(  # type: ignore[no-untyped-def]
     conductances, hidden, pulses, stuck, cells, targets, tolerance, cycles, law, own, table, keys,
     epoch, normal, noises, readings,
 ):  # fmt: skip
+    draws = normal, noises
     spent = np.zeros(2, dtype=np.int64)
     reads = 0
     unconverged = 0
@@ -452,7 +460,7 @@ def _program(  # type: ignore[no-untyped-def]
                 burst = min(max(1, int(distance / (2.0 * law.step))), law.most - given)
                 if stuck[index] == 0:
                     for k in range(burst):
-                        w = _stepped(w, n + k, index, 1.0, upwards, law, me, table, keys, noises)
+                        w = _stepped(w, n + k, index, 1.0, upwards, law, me, table, keys, draws)
                 n += burst
                 given += burst
                 if stuck[index] == 0:

@@ -96,12 +96,12 @@ class Array:
         """One pulse to each active cell; what is stuck counts it and stays."""
         law, own = self._law, self._own
         moves = active & self._alive & (drive != 0.0)
-        cycle = self._cycle()
         if law.kind <= s.LAST_LINEAR:
-            w: Floats = self._step_linear(drive, upwards, cycle)
+            w: Floats = self._step_linear(drive, upwards, self._cycle())
         else:
             f = factor(law.kind, self.w, upwards, own, self._table, law.exponential)
-            f = f + cycle if law.additive else f * cycle
+            cycle = law.cycle_variation * self._deviate(self._keys.pulse, 0)
+            f = f + cycle if law.additive else f * (1.0 + cycle)
             if upwards:
                 w = self.w + drive * own[:, s.UP] * f
             elif law.kind == s.PHASE:
