@@ -25,12 +25,12 @@ MIX_2 = np.uint64(c.MIX_2)
 
 
 @cache
-def quantile_table() -> npt.NDArray[np.int32]:
-    """Quantiles of the normal distribution at (i + 0.5) / 65536, in units of 2^-12.
+def quantile_table(bits: int = c.NOISE_TABLE_BITS) -> npt.NDArray[np.int32]:
+    """Quantiles of the normal distribution at (i + 0.5) / 2^bits, in units of 2^-12.
 
     The half table is mirrored, so that the mean is exactly zero.
     """
-    size = 1 << c.NOISE_TABLE_BITS
+    size = 1 << bits
     places = (torch.arange(size // 2, dtype=torch.float64) + 0.5) / size
     lower = torch.round(torch.special.ndtri(places) / UNIT).to(torch.int32).numpy()
     table: npt.NDArray[np.int32] = np.concatenate([lower, -lower[::-1]])
@@ -60,13 +60,23 @@ def normal(
     index: npt.NDArray[np.uint64],
 ) -> npt.NDArray[np.float64]:
     """Normal deviates for broadcast arrays of positions and lane indices."""
+    deviates: npt.NDArray[np.float64] = (
+        quantile_table()[picked(stream_key, position, index)].astype(np.float64) * UNIT
+    )
+    return deviates
+
+
+def picked(
+    stream_key: np.uint64 | npt.NDArray[np.uint64],
+    position: npt.NDArray[np.uint64],
+    index: npt.NDArray[np.uint64],
+) -> npt.NDArray[np.uint64]:
+    """The 16 bits behind each deviate of ``normal``."""
     with np.errstate(over="ignore"):
         place = stream_key + position * GAMMA + (index >> np.uint64(2)) * MIX_1
     hashed = splitmix(place)
     lane = (index & np.uint64(3)) * np.uint64(c.NOISE_TABLE_BITS)
-    picked = (hashed >> lane) & np.uint64((1 << c.NOISE_TABLE_BITS) - 1)
-    deviates: npt.NDArray[np.float64] = quantile_table()[picked] * UNIT
-    return deviates
+    return np.asarray((hashed >> lane) & np.uint64((1 << c.NOISE_TABLE_BITS) - 1))
 
 
 def uniform(stream_key: np.uint64, index: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:

@@ -40,17 +40,17 @@ from firmware_protocol import constants as c
 from sim_backend import noise
 from sim_backend.bulk_rram import CHECK_LANE, READ_BACK_LANE, VERIFY_LANE, keys_of
 from sim_backend.cells import Cells
-from sim_backend.closed_form import outer_closed, pulse_closed
+from sim_backend.closed_form import empty_moves, outer_closed, pulse_closed
 from sim_backend.device import Index, ProgramOutcome
 from sim_backend.noise import hash_at, quantile_table
 from sim_backend.outer import Trains, hits
-from sim_backend.step_lanes import outer_lanes
+from sim_backend.step_lanes import empty_block, outer_lanes
 from sim_backend.step_law import (
     CONSTANT,
-    CYCLE_LANE,
     DOWN,
     EXPONENTIAL,
     HIGH,
+    LAST_LINEAR,
     LINEAR,
     LOW,
     PHASE,
@@ -62,7 +62,12 @@ from sim_backend.step_law import (
     SOFT,
     UP,
     Law,
+    cycle_of,
+    cycle_table,
     deviate,
+    deviate_table,
+    line,
+    moved,
     seen,
 )  # fmt: skip
 
@@ -99,6 +104,8 @@ class Steps:
         tiles = range(profile.chip.tiles)
         self._own = [own_of(profile, seed, tile, self._law) for tile in tiles]
         self._keys = [keys_of(seed, tile) for tile in tiles]
+        self._noises, self._deviates = cycle_table(self._law), deviate_table()
+        self._block, self._moves = empty_block(), empty_moves()
         self.reading_error = self._law.reading_error
         self.pulse_width = round(device.pulse.width_ns)
 
@@ -117,7 +124,8 @@ class Steps:
         outcome = _program(
             cells.conductances[tile], cells.hidden[tile], cells.pulses[tile], cells.stuck[tile],
             index, targets, tolerance, cycles, self._law, self._own[tile], self._table,
-            self._keys[tile], np.uint64(cells.positions[tile]), quantile_table(), readings,
+            self._keys[tile], np.uint64(cells.positions[tile]), quantile_table(),
+            self._noises, readings,
         )  # fmt: skip
         return ProgramOutcome(*(int(n) for n in outcome))
 
@@ -138,12 +146,12 @@ class Steps:
         if self._device.pulses == "closed-form":
             pulse_closed(
                 *state, index, counts, *drives, self._law, self._own[tile], self._keys[tile],
-                quantile_table(),
+                quantile_table(), self._deviates,
             )  # fmt: skip
             return
         _pulse_all(
             *state, index, counts, *drives, self._law, self._own[tile], self._table,
-            self._keys[tile], quantile_table(),
+            self._keys[tile], quantile_table(), self._noises,
         )  # fmt: skip
 
     def outer(
@@ -162,15 +170,18 @@ class Steps:
         drives = self._drives(set_amplitude, reset_amplitude, width)
         closed = self._device.pulses == "closed-form"
         if closed or (self._device.CLOSED_FORM and all(drives)):
-            kernel = outer_closed if closed else outer_lanes
-            kernel(
+            arguments = (
                 *state, index, trains.rows, np.ascontiguousarray(trains.columns.T), trains.length,
                 *drives, self._law, self._own[tile], self._keys[tile], quantile_table(),
             )  # fmt: skip
+            if closed:
+                outer_closed(*arguments, self._deviates, self._block, self._moves)
+            else:
+                outer_lanes(*arguments, self._noises, self._block)
             return
         _outer_all(
             *state, index, *trains, *drives, self._law, self._own[tile], self._table,
-            self._keys[tile], quantile_table(),
+            self._keys[tile], quantile_table(), self._noises,
         )  # fmt: skip
 
     def _drives(self, set_amplitude: int, reset_amplitude: int, width: int) -> tuple[float, float]:
@@ -336,12 +347,20 @@ def _factors(kind, weights, upwards, own, table, shape):  # type: ignore[no-unty
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _stepped(w, count, index, drive, upwards, law, own, table, keys, normal):  # type: ignore[no-untyped-def]
-    """The weight after one pulse; ``count`` is how many pulses the cell had before."""
+def _stepped(w, count, index, drive, upwards, law, own, table, keys, draws):  # type: ignore[no-untyped-def]
+    """The weight after one pulse; ``count`` is how many pulses the cell had before.
+
+    ``draws``: the table of quantiles, and ``step_law.cycle_table`` for linear factors.
+    """
+    if law.kind <= LAST_LINEAR:
+        cycle = cycle_of(count, index, keys, draws[1])
+        step, slope = line(own, drive, upwards, law)
+        low, high = np.float32(own[LOW]), np.float32(own[HIGH])
+        return np.float64(moved(np.float32(w), step, slope, cycle, low, high, law.additive))
     factor = _factor(law.kind, w, upwards, own, table, law.exponential)
     hashed = hash_at(keys.pulse, np.uint64(count), np.uint64(index))
-    cycle = law.cycle_variation * deviate(normal, hashed, CYCLE_LANE)
-    factor = factor + cycle if law.additive else factor * (1.0 + cycle)
+    noise = law.cycle_variation * deviate(draws[0], hashed, 0)
+    factor = factor + noise if law.additive else factor * (1.0 + noise)
     if upwards:
         w = w + drive * own[UP] * factor
     elif law.kind == PHASE:
@@ -354,8 +373,9 @@ def _stepped(w, count, index, drive, upwards, law, own, table, keys, normal):  #
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
 def _pulse_all(  # type: ignore[no-untyped-def]
     conductances, hidden, pulses, stuck, cells, counts, set_drive, reset_drive, law, own, table,
-    keys, normal,
+    keys, normal, noises,
 ):  # fmt: skip
+    draws = normal, noises
     for i in range(cells.size):
         index = cells[i]
         wanted = np.int64(counts[i])
@@ -368,7 +388,7 @@ def _pulse_all(  # type: ignore[no-untyped-def]
         me = own[index]
         w = (conductances[index] + hidden[index] - law.zero) / law.unit + me[REFERENCE]
         for k in range(abs(wanted)):
-            w = _stepped(w, n + k, index, drive, upwards, law, me, table, keys, normal)
+            w = _stepped(w, n + k, index, drive, upwards, law, me, table, keys, draws)
         g = seen(w, n + abs(wanted), index, law, me, keys, normal)
         conductances[index] = np.uint16(g)
         hidden[index] = law.zero + (w - me[REFERENCE]) * law.unit - g
@@ -377,8 +397,9 @@ def _pulse_all(  # type: ignore[no-untyped-def]
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
 def _outer_all(  # type: ignore[no-untyped-def]
     conductances, hidden, pulses, stuck, cells, rows, columns, length, set_drive, reset_drive, law,
-    own, table, keys, normal,
+    own, table, keys, normal, noises,
 ):  # fmt: skip
+    draws = normal, noises
     for i in range(cells.size):
         index = cells[i]
         row, column = rows[i // columns.shape[0]], columns[i % columns.shape[0]]
@@ -394,7 +415,7 @@ def _outer_all(  # type: ignore[no-untyped-def]
             if stuck[index] == 0 and drive != 0.0:
                 moved = True
                 for k in range(abs(wanted)):
-                    w = _stepped(w, n + k, index, drive, wanted > 0, law, me, table, keys, normal)
+                    w = _stepped(w, n + k, index, drive, wanted > 0, law, me, table, keys, draws)
             n += abs(wanted)
         pulses[index] = np.uint32(n)
         if moved:
@@ -413,8 +434,9 @@ def _reading(g, count, index, lane, epoch, law, keys, normal):  # type: ignore[n
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
 def _program(  # type: ignore[no-untyped-def]
     conductances, hidden, pulses, stuck, cells, targets, tolerance, cycles, law, own, table, keys,
-    epoch, normal, readings,
+    epoch, normal, noises, readings,
 ):  # fmt: skip
+    draws = normal, noises
     spent = np.zeros(2, dtype=np.int64)
     reads = 0
     unconverged = 0
@@ -438,7 +460,7 @@ def _program(  # type: ignore[no-untyped-def]
                 burst = min(max(1, int(distance / (2.0 * law.step))), law.most - given)
                 if stuck[index] == 0:
                     for k in range(burst):
-                        w = _stepped(w, n + k, index, 1.0, upwards, law, me, table, keys, normal)
+                        w = _stepped(w, n + k, index, 1.0, upwards, law, me, table, keys, draws)
                 n += burst
                 given += burst
                 if stuck[index] == 0:

@@ -16,10 +16,11 @@ from sim_backend import step_law as s
 from sim_backend.bulk_rram import CHECK_LANE, READ_BACK_LANE, VERIFY_LANE, Keys
 from sim_backend.closed_form import MOST
 from sim_backend.device import ProgramOutcome
-from sim_backend.noise import normal
+from sim_backend.noise import normal, picked
 from sim_backend.outer import Trains, totals_numpy
 
 Floats = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
@@ -95,44 +96,65 @@ class Array:
         """One pulse to each active cell; what is stuck counts it and stays."""
         law, own = self._law, self._own
         moves = active & self._alive & (drive != 0.0)
-        f = factor(law.kind, self.w, upwards, own, self._table, law.exponential)
-        cycle = law.cycle_variation * self._deviate(self._keys.pulse, s.CYCLE_LANE)
-        f = f + cycle if law.additive else f * (1.0 + cycle)
-        if upwards:
-            w = self.w + drive * own[:, s.UP] * f
-        elif law.kind == s.PHASE:
-            w = self.w - min(1.0, drive) * f
+        if law.kind <= s.LAST_LINEAR:
+            w: Floats = self._step_linear(drive, upwards, self._cycle())
         else:
-            w = self.w - drive * own[:, s.DOWN] * f
-        w = np.minimum(own[:, s.HIGH], np.maximum(own[:, s.LOW], w))
+            f = factor(law.kind, self.w, upwards, own, self._table, law.exponential)
+            cycle = law.cycle_variation * self._deviate(self._keys.pulse, 0)
+            f = f + cycle if law.additive else f * (1.0 + cycle)
+            if upwards:
+                w = self.w + drive * own[:, s.UP] * f
+            elif law.kind == s.PHASE:
+                w = self.w - min(1.0, drive) * f
+            else:
+                w = self.w - drive * own[:, s.DOWN] * f
+            w = np.minimum(own[:, s.HIGH], np.maximum(own[:, s.LOW], w))
         self.w = np.where(moves, w, self.w)
         self._moved |= moves
         self.count = self.count + active
 
-    def move(self, counts: Integers, drives: tuple[float, float]) -> None:
-        """Pulses in closed form, at most ``closed_form.MOST`` of one direction for each cell."""
+    def _step_linear(self, drive: float, upwards: bool, cycle: Singles) -> Floats:
+        """The weights after one pulse where the factor is linear: in single precision."""
+        step, slope = self._line(np.full(self.w.size, upwards), (drive, drive))
+        single = np.float32
+        f: Singles = single(1) + slope * self.w.astype(single)
+        f = f + cycle if self._law.additive else f * cycle
+        return self._within(self.w.astype(single) + step * f)
+
+    def _line(self, up: Mask, drives: tuple[float, float]) -> tuple[Singles, Singles]:
+        """Step, negative downwards, and slope of each cell's linear factor."""
         law, own = self._law, self._own
-        up = counts > 0
         step = np.where(up, drives[0] * own[:, s.UP], -(drives[1] * own[:, s.DOWN]))
-        slope = np.where(up, own[:, s.SHAPE_UP], own[:, s.SHAPE_DOWN])
+        slope = np.zeros_like(step)
         if law.kind == s.SOFT:
             slope = -1.0 / np.where(up, own[:, s.HIGH], own[:, s.LOW])
-        decay = np.maximum(0.0, 1.0 + slope * step)
-        lost = slope * step * law.cycle_variation
+        elif law.kind == s.LINEAR:
+            slope = np.where(up, own[:, s.SHAPE_UP], own[:, s.SHAPE_DOWN])
+        return step.astype(np.float32), slope.astype(np.float32)
+
+    def _within(self, w: Singles) -> Floats:
+        low, high = (self._own[:, n].astype(np.float32) for n in (s.LOW, s.HIGH))
+        return np.minimum(high, np.maximum(low, w)).astype(np.float64)
+
+    def move(self, counts: Integers, drives: tuple[float, float]) -> None:
+        """Pulses in closed form, at most ``closed_form.MOST`` of one direction for each cell."""
+        law, single = self._law, np.float32
+        up = counts > 0
+        step, slope = self._line(up, drives)
+        decay = np.maximum(single(0), single(1) + slope * step)
+        lost = slope * step * single(law.cycle_variation)
         growth = np.ones_like(step) if law.additive else decay * decay + lost * lost
         total, spread, power = np.zeros_like(step), np.zeros_like(step), np.ones_like(step)
         for n in range(int(np.abs(counts).max(initial=0))):
             more = n < np.abs(counts)
-            total = np.where(more, total * decay + 1.0, total)
+            total = np.where(more, total * decay + single(1), total)
             spread = np.where(more, spread * growth + power, spread)
             power = power * (decay * decay)
-        mean = (step * total).astype(np.float32).astype(np.float64)
-        variation = (np.abs(step) * law.cycle_variation).astype(np.float32)
-        noise = (variation * np.sqrt(spread.astype(np.float32))).astype(np.float64)
-        f = 1.0 + slope * self.w
-        away = noise * self._deviate(self._keys.pulse, s.CYCLE_LANE)
-        w = self.w + mean * f + (away if law.additive else away * f)
-        w = np.minimum(own[:, s.HIGH], np.maximum(own[:, s.LOW], w))
+        noise = np.abs(step) * single(law.cycle_variation) * np.sqrt(spread)
+        before = self.w.astype(single)
+        f = single(1) + slope * before
+        away = noise * self._move_deviate()
+        w = self._within(before + step * total * f + (away if law.additive else away * f))
         moves = (counts != 0) & self._alive & (np.where(up, *drives) != 0.0)
         self.w = np.where(moves, w, self.w)
         self._moved |= moves
@@ -143,7 +165,7 @@ class Array:
         law = self._law
         g = law.zero + (self.w - self._reference) * law.unit
         if law.write_noise > 0.0:
-            g = g + law.write_noise * law.unit * self._deviate(self._keys.pulse, s.WRITE_LANE)
+            g = g + law.write_noise * law.unit * self._deviate(self._keys.program, s.WRITE_LANE)
         seen = np.clip(np.rint(g), 0.0, 65535.0)
         self.g = np.where(where & self._moved, seen, self.g)
 
@@ -170,6 +192,18 @@ class Array:
         exact = self._law.zero + (self.w - self._reference) * self._law.unit
         hidden[moved] = (exact - self.g)[self._moved]
         pulses[self._cells] = self.count.astype(np.uint32)
+
+    def _cycle(self) -> Singles:
+        """The noise of each cell's next pulse."""
+        count, four = self.count.astype(np.uint64), np.uint64(4)
+        bits = picked(self._keys.pulse, count // four, self._index * four + count % four)
+        return np.asarray(s.cycle_table(self._law)[bits & np.uint64(s.PULSE_MASK)])
+
+    def _move_deviate(self) -> Singles:
+        place = self._index * np.uint64(4) + np.uint64(s.MOVE_LANE)
+        key = self._keys.program + self.count.astype(np.uint64)
+        bits = picked(key, np.zeros_like(place), place)
+        return np.asarray(s.deviate_table()[bits & np.uint64(s.PULSE_MASK)])
 
     def _deviate(self, key: np.uint64, lane: int, offset: int = 0) -> Floats:
         position = self.count.astype(np.uint64) + np.uint64(offset)

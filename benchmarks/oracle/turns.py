@@ -34,9 +34,14 @@ class Oracle:
         self._process.stdin.close()
         self._process.wait(timeout=60)
 
-    def seconds(self, **task: Any) -> float:
-        """Processor seconds of one task."""
+    def answer(self, **task: Any) -> dict[str, float]:
+        """What one task gave."""
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(json.dumps(task) + "\n")
         self._process.stdin.flush()
-        return float(json.loads(self._process.stdout.readline())["seconds"])
+        found: dict[str, float] = json.loads(self._process.stdout.readline())
+        return found
+
+    def seconds(self, **task: Any) -> float:
+        """Processor seconds of one task."""
+        return self.answer(**task)["seconds"]
