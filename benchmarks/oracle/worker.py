@@ -134,10 +134,13 @@ class Training:
         self._optimizer = AnalogSGD(self._model.parameters(), lr=0.05)
         self._optimizer.regroup_param_groups(self._model)
         self._batch = batch
-        fast_lr = PRESETS[algorithm]().device.fast_lr
-        layers = [layer for layer in self._model if hasattr(layer, "analog_tiles")]
+        fast_lr = getattr(PRESETS[algorithm]().device, "fast_lr", None)
+        analog = [layer for layer in self._model if hasattr(layer, "analog_tiles")]
         self._expected = [
-            ExpectedPulses(tile, fast_lr) for layer in layers for tile in layer.analog_tiles()
+            ExpectedPulses(tile, fast_lr)
+            for layer in analog
+            for tile in layer.analog_tiles()
+            if fast_lr is not None  # none of mixed precision, which has no A
         ]
 
     def pulses(self) -> float:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from firmware_protocol import constants as c
 from sim_backend import noise
 from sim_backend.converters import Converter, Positions, convert_planes, convert_planes_numpy
+from sim_backend.step_law import PULSE_MASK, deviate_table
 
 #: z-score that a correct generator passes once in 16,000 tries
 Z = 4.0
@@ -201,3 +202,45 @@ def test_chunks_of_lanes_give_the_same_draws_as_one_call() -> None:
 def test_the_table_cannot_be_written_to() -> None:
     with pytest.raises(ValueError, match="read-only"):
         noise.quantile_table()[0] = 0
+
+
+# --- of pulses, four of which share a hash, from a smaller table ---------------------------------
+
+
+def of_pulses(pulses: int = 256, cells: int = 1024) -> Any:
+    """(pulses, cells) deviates of a tile's cells, as ``steps_numpy`` draws them."""
+    count = positions(pulses)[:, None]
+    four = np.uint64(4)
+    bits = noise.picked(
+        noise.key(7, 2, c.STREAM_PULSE), count // four, lanes(cells) * four + count % four
+    )
+    return deviate_table()[bits & np.uint64(PULSE_MASK)].astype(np.float64)
+
+
+def test_the_table_of_pulses_has_the_moments_of_the_normal_distribution() -> None:
+    table = deviate_table().astype(np.float64)
+    assert table.size == PULSE_MASK + 1 and np.array_equal(table, -table[::-1])
+    assert round(float(table[-1]), 2) == 3.84
+    # The mass beyond 3.84 standard deviations, and the width of the last steps.
+    assert abs((table**2).mean() - 1) < 1e-3
+    assert abs((table**4).mean() - 3) < 3e-2
+
+
+def test_noise_of_pulses_has_mean_variance_and_kurtosis() -> None:
+    z = of_pulses()
+    n = z.size
+    assert abs(z.mean()) < Z / np.sqrt(n)
+    assert abs((z**2).mean() - 1) < Z * np.sqrt(2 / n) + 1e-3
+    assert abs((z**3).mean()) < Z * np.sqrt(15 / n)
+    assert abs((z**4).mean() - 3) < Z * np.sqrt(96 / n) + 3e-2
+    limit = deviate_table()[-16]
+    expected = n * 32 / (PULSE_MASK + 1)
+    assert abs(np.count_nonzero(np.abs(z) >= limit) - expected) < Z * np.sqrt(expected) + 1
+
+
+@pytest.mark.parametrize("lag", [1, 2, 3, 4, 5, 8, 16, 64])
+def test_pulses_of_a_cell_and_cells_beside_each_other_do_not_correlate(lag: int) -> None:
+    z = of_pulses()
+    for one, other in ((z[:-lag], z[lag:]), (z[:, :-lag], z[:, lag:])):
+        assert z_of_correlation(one, other) < Z
+        assert z_of_correlation(one**2 - 1, other**2 - 1) < 2 * Z
