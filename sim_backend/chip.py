@@ -407,7 +407,7 @@ class Chip:
         place = (region, product.transposed, product.differential)
         version = self._versions[region.tile]
         prepared = self._bytes.holds(place, version)
-        if not vectors.pays_in_bytes(codes, prepared=prepared):
+        if not vectors.pays_in_bytes(codes, region.rows * region.columns, prepared=prepared):
             return vectors.FloatLines(self._weight(region, product))
         return self._bytes.of(place, version, lambda: vectors.lines(self._units(region, product)))
 

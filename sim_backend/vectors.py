@@ -19,8 +19,11 @@ Codes = npt.NDArray[np.integer[Any]]
 Sums = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Units = npt.NDArray[np.int32]
-#: bytes pay from this many vectors on, where lines are prepared and where they are not yet
-_FEW, _MANY = 16, 1024
+#: bytes pay from this many inputs on; below 17, torch's product of signed bytes is a thousand times
+#: slower than single precision (measured)
+_INPUTS = 32
+#: and from this many vectors on where lines are prepared; else the products must pay for that
+_FEW, _PRODUCTS = 16, 1 << 24
 #: what two and three balanced bytes span, and how far below zero
 _SPANS = {2: (1 << 16, (1 << 15) + 128), 3: (1 << 24, (1 << 23) + (1 << 15) + 128)}
 _TRIED = 32, 256
@@ -49,10 +52,17 @@ class Lines(Protocol):
         """(vectors, digits * conversions) exact integers, of (vectors, inputs) codes."""
 
 
-def pays_in_bytes(codes: Codes, *, prepared: bool) -> bool:
-    """Whether those vectors are multiplied faster in bytes, lines being prepared already or not."""
-    least = _FEW if prepared else _MANY
-    return len(codes) >= least and codes.dtype.itemsize == 1 and bytes_are_exact()
+def pays_in_bytes(codes: Codes, cells: int, *, prepared: bool) -> bool:
+    """Whether (vectors, inputs) codes are multiplied faster in bytes.
+
+    Args:
+        codes: of the vectors.
+        cells: that they are multiplied by.
+        prepared: whether lines are prepared already.
+    """
+    vectors, inputs = codes.shape
+    many = vectors >= _FEW if prepared else vectors * cells >= _PRODUCTS
+    return many and inputs >= _INPUTS and codes.dtype.itemsize == 1 and bytes_are_exact()
 
 
 def lines(units: Units) -> Lines:

@@ -137,11 +137,30 @@ def test_bytes_and_blocks_of_vectors_change_no_bit(
     ends = np.iinfo(kind)
     codes = np.random.default_rng(3).integers(ends.min, ends.max, (150, inputs), endpoint=True)
     answers = []
-    for many, block in ((1000, 1024), (1, 64), (1, 150)):
-        monkeypatch.setattr(vectors, "_MANY", many)
+    monkeypatch.setattr(vectors, "_INPUTS", 1)
+    for products, block in ((1 << 60, 1024), (1, 64), (1, 150)):
+        monkeypatch.setattr(vectors, "_PRODUCTS", products)
         monkeypatch.setattr(chips, "_VECTORS", block)
         answers.append(Chip(profile, 5).multiply(product, codes.astype(kind)))
     assert len(np.unique(answers[0][0])) > 5
     for codes_found, saturated in answers[1:]:
         assert np.array_equal(codes_found, answers[0][0])
         assert saturated == answers[0][1]
+
+
+@IN_BYTES
+@pytest.mark.parametrize(
+    ("shape", "cells", "prepared", "pays"),
+    [
+        ((4096, 256), 1 << 16, False, True),
+        ((64, 256), 1 << 16, False, False),
+        ((64, 256), 1 << 16, True, True),
+        # Few inputs are slower in bytes by orders of magnitude, however many vectors there are.
+        ((1 << 16, 16), 1 << 12, False, False),
+        ((1 << 16, 16), 1 << 12, True, False),
+    ],
+)
+def test_bytes_are_taken_where_they_pay(
+    shape: tuple[int, int], cells: int, prepared: bool, pays: bool
+) -> None:
+    assert vectors.pays_in_bytes(np.zeros(shape, dtype=np.int8), cells, prepared=prepared) is pays
