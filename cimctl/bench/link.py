@@ -49,6 +49,7 @@ class LinkSpeed:
 
 def measure(board: Board, effort: Effort) -> LinkSpeed:
     """Measures by PING, which a board echoes whatever it holds, and by one batch of products."""
+    overhead = _overhead(board)
     payload, count = _large(board)
     data = np.random.default_rng(0).bytes(payload)
     frames = _frames(board)
@@ -69,7 +70,7 @@ def measure(board: Board, effort: Effort) -> LinkSpeed:
         payload=payload,
         throughput=found.rate("large, window", payload * count),
         throughput_gain=found.ratio("large, one", "large, window", wall=True),
-        overhead=_overhead(board),
+        overhead=overhead,
         window=board.window,
     )
 
@@ -88,14 +89,16 @@ def _large(board: Board) -> tuple[int, int]:
     start = time.perf_counter()
     board.ping(bytes(size), board.window)
     rate = size * board.window / (time.perf_counter() - start)
-    payload = min(board.room, max(MIN_PAYLOAD, int(rate * _PAYLOAD_SECONDS)))
+    wanted = max(MIN_PAYLOAD, int(rate * _PAYLOAD_SECONDS))
+    # A power of two, so that two measurements have the same.
+    payload = min(board.room, 1 << wanted.bit_length() - 1)
     count = min(_PAYLOADS * board.window, int(rate * _TURN_SECONDS / payload))
     return payload, max(2, count)
 
 
 def _overhead(board: Board) -> float:
     products.configure(board)
-    matrix = products.shapes(board)[0].matrix
+    matrix = products.shape(board, 1).matrix
     batch = products.codes(board, matrix, -(-_VECTOR_BYTES // matrix.shape[0]))
     before = board.statistics.bytes_tx + board.statistics.bytes_rx
     done = board.multiply(matrix, batch, slot=products.SLOT)

@@ -47,10 +47,11 @@ def shapes(board: Board) -> list[Shape]:
     counts = [1]
     if len(board.tiles) > 1 and Capability.ROW_BLOCK_SUMS in board.capabilities:
         counts.append(min(_MOST_TILES, len(board.tiles)))
-    return [_shape(board, count) for count in counts]
+    return [shape(board, count) for count in counts]
 
 
-def _shape(board: Board, tiles: int) -> Shape:
+def shape(board: Board, tiles: int) -> Shape:
+    """As many whole tiles, whose rows form one sum."""
     group = len(board.column_weights)
     pairs = not group and Capability.DIFFERENTIAL in board.capabilities
     columns = board.description.columns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
     from cimctl.bench.turns import Effort, Spread
 
 F = TypeVar("F", bound=Callable[..., Any])
-_YES = click.option("--yes", is_flag=True, help="Change cells of a board on a port without asking.")
+_YES = click.option(
+    "--yes", is_flag=True, help="Change cells of a board without snapshots and do not ask."
+)
 _BACK = {
     "snapshot": "the chip is put back by its snapshot",
-    "programming": "cells are programmed back to what they read",
+    "programming": "cells are programmed back to what they read, which costs further pulses",
     "nothing": "the chip ends with this command",
 }
 
@@ -46,6 +49,12 @@ def bench() -> None:
     """
 
 
+def _number(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
+    if math.isnan(value):
+        raise click.BadParameter("'nan' is no number of seconds.", ctx, parameter)
+    return value
+
+
 def _measurement(command: F) -> F:
     command = click.option(
         "--turns", type=click.IntRange(1, 10000), default=20, help="Repetitions, at most."
@@ -54,7 +63,8 @@ def _measurement(command: F) -> F:
         "--seconds",
         type=click.FloatRange(0, min_open=True),
         default=30.0,
-        help="No repetition but the first begins later.",
+        callback=_number,
+        help="No repetition but the first begins later; getting ready does not count.",
     )(command)
     return board_options()(seed_option(json_option(command)))
 
@@ -72,7 +82,7 @@ def link(json: bool, **values: Any) -> None:
     """
     from cimctl.bench.link import measure
 
-    with _opened(values) as (board, effort):
+    with _opened(values) as (board, effort, turns):
         found = measure(board, effort)
     text = "\n".join([
         f"round trip           {_ms(found.round_trip)}",
@@ -81,8 +91,9 @@ def link(json: bool, **values: Any) -> None:
         f"payloads of {found.payload:<8} {_mega(found.throughput)} MB/s each way, both at once",
         f"                     {found.throughput_gain} times as much as with one in flight",
         f"bytes on the wire    {found.overhead:.4f} for each byte of packed codes",
+        _medians(turns()),
     ])  # fmt: skip
-    show(json, "cimctl.bench.link/1", _plain(values, found), text)
+    show(json, "cimctl.bench.link/1", _plain(values, found) | {"turns": turns()}, text)
 
 
 @bench.command()
@@ -99,7 +110,7 @@ def vmm(json: bool, **values: Any) -> None:
     """
     from cimctl.bench.vmm import measure
 
-    with _opened(values) as (board, effort):
+    with _opened(values) as (board, effort, turns):
         found = measure(board, effort)
     lines = [f"{'shape':14}{'batch':>6}  vectors/s; conversions/s; times torch.matmul; link"]
     lines += [
@@ -108,7 +119,9 @@ def vmm(json: bool, **values: Any) -> None:
         for each in found
     ]
     rows = [_plain({}, each) | {"shape": list(each.shape.matrix.shape)} for each in found]
-    show(json, "cimctl.bench.vmm/1", {"board": values["board"], "products": rows}, "\n".join(lines))
+    lines.append(_medians(turns() // len(found)))
+    said = {"board": values["board"], "products": rows, "turns": turns() // len(found)}
+    show(json, "cimctl.bench.vmm/1", said, "\n".join(lines))
 
 
 @bench.command()
@@ -118,8 +131,9 @@ def vmm(json: bool, **values: Any) -> None:
 def train(json: bool, yes: bool, algorithm: str | None, **values: Any) -> None:
     """Measure training of LeNet through the board, over plain FP32 on this computer.
 
-    Training writes cells. An emulated chip gets its cells back by a snapshot; of a board on a port
-    they are read before and programmed back, which costs further pulses.
+    Training writes cells. A chip with snapshots gets its cells back by one; of another on a port
+    they are read before and programmed back, which costs further pulses; one that starts with this
+    command ends with it.
 
     \b
     Example:
@@ -135,7 +149,7 @@ def train(json: bool, yes: bool, algorithm: str | None, **values: Any) -> None:
         raise UsageError(
             f"There is no algorithm '{algorithm}' on a chip", next=f"Known: {', '.join(known)}"
         )
-    with _opened(values) as (board, effort):
+    with _opened(values) as (board, effort, turns):
         algorithm = algorithm or usual_algorithm(board)
         ALGORITHMS[algorithm].check(board, _defaults(algorithm))
         way = keep.way_back(board, values["port"])
@@ -148,11 +162,13 @@ def train(json: bool, yes: bool, algorithm: str | None, **values: Any) -> None:
     text = "\n".join([
         f"LeNet, batch 64, {found.algorithm}: {found.images} images a second",
         f"times FP32           {found.over_fp32}; processor time {found.over_fp32_processor}",
-        f"for a step           {found.writes:,.0f} writes, {found.pulses:,.0f} pulses",
+        f"for a step           {found.writes:,.0f} writes, {found.pulses:,.0f} pulses, as a "
+        "training begins",
         f"bytes on the link    {found.link_bytes:,.0f} an image",
-        f"Afterwards {_BACK[way]}.",
+        f"{_medians(turns())} Afterwards {_BACK[way]}.",
     ])  # fmt: skip
-    show(json, "cimctl.bench.train/1", _plain(values, found) | {"put_back": way}, text)
+    said = _plain(values, found) | {"put_back": way, "turns": turns()}
+    show(json, "cimctl.bench.train/1", said, text)
 
 
 @bench.command()
@@ -161,8 +177,9 @@ def train(json: bool, yes: bool, algorithm: str | None, **values: Any) -> None:
 def update(json: bool, yes: bool, **values: Any) -> None:
     """Measure pulses and updates a second, on tile 0.
 
-    As many pulses go up as down. An emulated chip gets its cells back by a snapshot; of a board on
-    a port they are read before and programmed back, which costs further pulses.
+    As many pulses go up as down. A chip with snapshots gets its cells back by one; of another on a
+    port they are read before and programmed back, which costs further pulses; one that starts with
+    this command ends with it.
 
     \b
     Example:
@@ -171,7 +188,7 @@ def update(json: bool, yes: bool, **values: Any) -> None:
     from cimctl.bench import keep
     from cimctl.bench.update import measure, most_pulses
 
-    with _opened(values) as (board, effort):
+    with _opened(values) as (board, effort, turns):
         way = keep.way_back(board, values["port"])
         pulses = most_pulses(board, effort.turns)
         if way == "programming":
@@ -183,25 +200,33 @@ def update(json: bool, yes: bool, **values: Any) -> None:
         f"{_mega(each.pulses)} million pulses a second"
         for each in found
     ]
-    lines.append(f"Afterwards {_BACK[way]}.")
+    lines.append(f"{_medians(turns())} Afterwards {_BACK[way]}.")
     said = {"board": values["board"], "updates": [_plain({}, each) for each in found]}
-    said |= {"most_pulses": pulses, "put_back": way}
+    said |= {"most_pulses": pulses, "put_back": way, "turns": turns()}
     show(json, "cimctl.bench.update/1", said, "\n".join(lines))
 
 
 @contextmanager
-def _opened(values: dict[str, Any]) -> Iterator[tuple[Board, Effort]]:
-    """The board, and a measurement whose turns a bar counts on standard error."""
+def _opened(values: dict[str, Any]) -> Iterator[tuple[Board, Effort, Callable[[], int]]]:
+    """The board, a measurement whose turns a bar counts on standard error, and their number."""
     from tqdm import tqdm
 
     from cimctl.bench.turns import Effort
     from cimctl.connect import connect
 
+    click.echo("Getting ready; the very first start compiles kernels ...", err=True)
     with (
         connect(chosen_board(values, values["seed"])) as board,
-        tqdm(unit="turn", file=sys.stderr, mininterval=0.2, desc="measuring") as bar,
+        # Nothing is drawn before the first turn, where a question or a refusal may stand.
+        tqdm(unit="turn", file=sys.stderr, mininterval=0.2, desc="measuring", delay=0.01) as bar,
     ):
-        yield board, Effort(values["turns"], values["seconds"], bar.update)
+        yield board, Effort(values["turns"], values["seconds"], bar.update), lambda: int(bar.n)
+
+
+def _medians(turns: int) -> str:
+    if turns == 1:
+        return "One turn: the spread is not known."
+    return f"Medians of {turns} turns, 10th to 90th percentile in parentheses."
 
 
 def _agree(said: str, way: Way, yes: bool) -> None:
