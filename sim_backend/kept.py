@@ -24,24 +24,26 @@ class Kept(Generic[Place, Thing]):
 
     def __init__(self, room: int) -> None:
         self._room = room
-        self._things: dict[Place, tuple[int, Thing]] = {}
-        self._bytes = 0
+        #: version and thing of each place, the oldest first
+        self.things: dict[Place, tuple[int, Thing]] = {}
+        #: bytes that are kept now
+        self.nbytes = 0
 
     def holds(self, place: Place, version: int) -> bool:
         """Whether there is something for a place in that version."""
-        known = self._things.get(place)
+        known = self.things.get(place)
         return known is not None and known[0] == version
 
     def of(self, place: Place, version: int, make: Callable[[], Thing]) -> Thing:
         """What there is for a place in that version, or else what ``make`` gives."""
-        known = self._things.get(place)
+        known = self.things.get(place)
         if known is not None and known[0] == version:
             return known[1]
         made = make()
-        replaced = self._things.pop(place, None)
-        self._things[place] = (version, made)
-        self._bytes += made.nbytes - (replaced[1].nbytes if replaced else 0)
-        while self._bytes > self._room and len(self._things) > 1:
-            oldest = next(iter(self._things))
-            self._bytes -= self._things.pop(oldest)[1].nbytes
+        replaced = self.things.pop(place, None)
+        self.things[place] = (version, made)
+        self.nbytes += made.nbytes - (replaced[1].nbytes if replaced else 0)
+        while self.nbytes > self._room and len(self.things) > 1:
+            oldest = next(iter(self.things))
+            self.nbytes -= self.things.pop(oldest)[1].nbytes
         return made

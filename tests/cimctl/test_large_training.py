@@ -207,7 +207,7 @@ def test_images_unrolled_a_few_at_a_time_send_the_same_frames(
     assert found[0] == found[1]
 
 
-def test_prepared_weights_take_four_bytes_a_device_at_most(
+def test_prepared_weights_take_so_many_bytes_a_device_at_most(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(chips, "_WEIGHTS_LEAST", 0)
@@ -223,8 +223,8 @@ def test_prepared_weights_take_four_bytes_a_device_at_most(
             answers.append(
                 [board.multiply(Matrix((place,)), codes, slot=1).codes for place in places * 2]
             )
-        held = sum(weight.nbytes for _, weight in chip._weights.values())
-        assert held == chip._weights_bytes
+        held = sum(weight.nbytes for _, weight in chip._weights.things.values())
+        assert held == chip._weights.nbytes
         assert 0 < held <= room * chip.cells.conductances.size
     np.testing.assert_array_equal(*answers)
 
