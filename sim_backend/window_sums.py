@@ -71,7 +71,7 @@ def _offsets(images: Images, window: Window) -> npt.NDArray[np.int64]:
 
 
 # Where all numbers are integers a multiplication fused with an addition is exact as well.
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})  # type: ignore[misc, unused-ignore]
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
 def _sums(images, weight, offsets, stride, size, out):  # type: ignore[no-untyped-def]
     lines, across, down = out.shape[1], stride[1], images.shape[3] * stride[0]
     span = (size[0] - 1) * down + (size[1] - 1) * across + 1

@@ -206,7 +206,7 @@ def _pool(codes, factor, bias, down, right, out, winners):  # type: ignore[no-un
     winners.starts[batch * outputs] = found
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})  # type: ignore[misc, unused-ignore]
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
 def _at_winners(gradient, winners, inputs, rows, images, d_rows, d_images, sums):  # type: ignore[no-untyped-def]
     channels, height, width = inputs.shape[1:]
     outputs, kernel, size = rows.shape
