@@ -26,8 +26,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from sim_backend.noise import GAMMA, MIX_1, hash_at, mixed
-from sim_backend.outer import ones
+from sim_backend import simd
+from sim_backend.noise import GAMMA, MIX_1, hash_at
+from sim_backend.simd import WIDTH, gather, least, most, pointer, select, splat
 from sim_backend.step_lanes import (
     LANES,
     OWN_HIGH,
@@ -36,42 +37,52 @@ from sim_backend.step_lanes import (
     SLOPE_UP,
     STEP_DOWN,
     STEP_UP,
-    load,
-    store,
+    load_cells,
+    mixed_lanes,
+    place,
+    store_cells,
+    trains_of,
 )  # fmt: skip
-from sim_backend.step_law import HIGH, LOW, MOVE_LANE, REFERENCE, drawn, line, seen
+from sim_backend.step_law import (
+    DOWN,
+    HIGH,
+    LOW,
+    MOVE_LANE,
+    PULSE_MASK,
+    REFERENCE,
+    SHAPE_DOWN,
+    SHAPE_UP,
+    UP,
+    drawn,
+    line,
+    seen,
+)  # fmt: skip
 
 #: pulses of one move at most
 MOST = 31
-#: a block's coefficients have a row for each count of pulses, negative ones being ``count & _ROW``,
-#: and in it a pair for each lane, of the mean and of the noise
-_ROW = 2 * MOST + 1
-_ONE = np.float32(1.0)
+#: a vector's coefficients have a row for each count of pulses, those downwards after the others
+_ROWS = 2 * MOST + 1
+_ONE, _NONE = np.float32(1.0), np.float32(0.0)
+_U0, _U1 = np.uint32(0), np.uint32(1)
 
 
 class Moves(NamedTuple):
-    """What moves of a block's cells need besides it.
+    """What moves of a vector's cells need besides them.
 
     Attributes:
-        table: ``_ROW + 1`` rows of coefficients.
-        sums: S, T and d^2n of the counts that are in the table, upwards and downwards.
-        net: pulses of each lane's next move.
-        chosen: their pairs of coefficients.
-        z: what is drawn.
+        pairs: (``_ROWS`` * ``WIDTH``,) two coefficients, of the mean and of the noise, as one word.
+        lane: (``WIDTH``,) numbers of the lanes.
     """
 
-    table: npt.NDArray[np.float32]
-    sums: npt.NDArray[np.float32]
-    net: npt.NDArray[np.int32]
-    chosen: npt.NDArray[np.float32]
-    z: npt.NDArray[np.float32]
+    pairs: npt.NDArray[np.uint64]
+    lane: npt.NDArray[np.uint32]
 
 
 def empty_moves() -> Moves:
-    """Room for a block's moves; what is left in it does not matter."""
-    sizes = 2 * (_ROW + 1), 6, 2, 1
-    table, sums, chosen, z = (np.zeros(size * LANES, dtype=np.float32) for size in sizes)
-    return Moves(table, sums, np.zeros(LANES, dtype=np.int32), chosen, z)
+    """Room for a vector's moves; what is left in it does not matter."""
+    lane = simd.aligned(WIDTH, np.uint32)
+    lane[:] = np.arange(WIDTH)
+    return Moves(simd.aligned(_ROWS * WIDTH, np.uint64), lane)
 
 
 @numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
@@ -90,141 +101,102 @@ def _rates(step, slope, variation, additive):  # type: ignore[no-untyped-def]
 
 @numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
 def _moved(w, slope, mean, noise, z, low, high, additive):  # type: ignore[no-untyped-def]
-    factor = _ONE + slope * w
-    away = noise * z
-    return min(high, max(low, w + mean * factor + (away if additive else away * factor)))
+    change = mean + noise * z
+    factor = _ONE + slope * (mean if additive else change)
+    return min(high, max(low, w * factor + change))
+
+
+@numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
+def _rates_lanes(step, slope, variation, additive):  # type: ignore[no-untyped-def]
+    """``_rates`` of a vector."""
+    one, lost = splat(_ONE), slope * step * variation
+    decay = most(splat(_NONE), one + slope * step)
+    return decay, one if additive else decay * decay + lost * lost
+
+
+@numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
+def _extended(row, pairs, sums, rates, step, size):  # type: ignore[no-untyped-def]
+    """Writes the coefficients of one pulse more; returns its (S, T, d^2n)."""
+    total, spread, power = sums
+    decay, growth = rates
+    total, spread = total * decay + splat(_ONE), spread * growth + power
+    mean, noise = simd.words_of(step * total), simd.words_of(size * simd.roots_of(spread))
+    pair = simd.longs_of(mean) | (simd.longs_of(noise) << splat(np.uint64(32)))
+    simd.store(pairs, row * WIDTH, pair)
+    return total, spread, power * (decay * decay)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _extend(first, last, own, sums, table, variation, additive):  # type: ignore[no-untyped-def]
-    """Coefficients of ``first`` to ``last`` pulses."""
-    for way in range(2):
-        step_at = STEP_UP if way == 0 else STEP_DOWN
-        slope_at = SLOPE_UP if way == 0 else SLOPE_DOWN
-        steps, slopes = own[step_at : step_at + LANES], own[slope_at : slope_at + LANES]
-        part = sums[3 * way * LANES : 3 * (way + 1) * LANES]
-        for n in range(first, last + 1):
-            row = 2 * LANES * (n if way == 0 else _ROW + 1 - n)
-            pairs = table[row : row + 2 * LANES]
-            for j in range(LANES):
-                decay, growth = _rates(steps[j], slopes[j], variation, additive)
-                total, spread, power = _grown(
-                    part[j], part[LANES + j], part[2 * LANES + j], decay, growth
-                )
-                part[j], part[LANES + j], part[2 * LANES + j] = total, spread, power
-                pairs[2 * j] = steps[j] * total
-                pairs[2 * j + 1] = abs(steps[j]) * variation * np.sqrt(spread)
+def _all_moves(at, lines, block, moves, deviates, variation, additive):  # type: ignore[no-untyped-def]
+    """All updates of a vector's cells."""
+    singles, pairs, lane = pointer(block.singles), pointer(moves.pairs), pointer(moves.lane)
+    row_at, column_at, table = pointer(block.row), pointer(block.column), pointer(deviates)
+    rows, columns, stride = pointer(lines.rows), pointer(lines.columns), lines.stride
+    w, low, high = (
+        simd.load(singles, at), simd.load(singles, OWN_LOW + at), simd.load(singles, OWN_HIGH + at)
+    )  # fmt: skip
+    step_up, step_down = simd.load(singles, STEP_UP + at), simd.load(singles, STEP_DOWN + at)
+    slope_up, slope_down = simd.load(singles, SLOPE_UP + at), simd.load(singles, SLOPE_DOWN + at)
+    rates_up = _rates_lanes(step_up, slope_up, splat(variation), additive)
+    rates_down = _rates_lanes(step_down, slope_down, splat(variation), additive)
+    zero, one, none = splat(_U0), splat(_ONE), splat(_NONE)
+    up = down = (none, none, one)
+    known = 0
+    places, taken = simd.load(pointer(block.places), at), zero
+    slots, sign = splat(np.uint32((1 << lines.length) - 1)), splat(np.uint32(1 << lines.length))
+    for u in range(lines.updates):
+        row, column = trains_of(at, u, rows, columns, stride, row_at, column_at)
+        found = simd.ones_of(row & column & slots)
+        moving = found != zero
+        if not simd.any_of(moving):
+            continue
+        while simd.any_of(found > splat(np.uint32(known))):
+            known += 1
+            up = _extended(known, pairs, up, rates_up, step_up, step_up * splat(variation))
+            down = _extended(
+                MOST + known,
+                pairs,
+                down,
+                rates_down,
+                step_down,
+                none - step_down * splat(variation),
+            )
+        upwards = ((row ^ column) & sign) == zero
+        count = select(upwards, found, found + splat(np.uint32(MOST)))
+        pair = gather(pairs, count * splat(np.uint32(WIDTH)) + simd.load(lane, 0))
+        mean, noise = simd.singles_of(simd.low_words(pair)), simd.singles_of(simd.high_words(pair))
+        z = gather(table, simd.high_words(mixed_lanes(places)) & splat(np.uint32(PULSE_MASK)))
+        change = mean + noise * z
+        factor = one + select(upwards, slope_up, slope_down) * (mean if additive else change)
+        w = select(moving, least(high, most(low, w * factor + change)), w)
+        places, taken = places + simd.longs_of(found), taken + found
+    simd.store(singles, at, w)
+    simd.store(pointer(block.taken), at, taken)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def _net(word, columns, length, net):  # type: ignore[no-untyped-def]
-    """Signed pulses of one row's lanes; returns their counts, joined bit by bit."""
-    slots, sign = np.uint32((1 << length) - 1), np.uint32(1 << length)
-    joined = np.int32(0)
-    for j in range(columns.size):
-        found = np.int32(ones(word & columns[j] & slots))
-        net[j] = -found if (word ^ columns[j]) & sign else found
-        joined |= found
-    return joined
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def _largest(net):  # type: ignore[no-untyped-def]
-    """Largest count of pulses of a lane."""
-    largest = np.int32(0)
-    for j in range(LANES):
-        largest = max(largest, np.int32(abs(net[j])))
-    return np.int64(largest)
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def _draw(places, table, hashed, z):  # type: ignore[no-untyped-def]
-    """What each lane draws for its next move."""
-    for j in range(LANES):
-        hashed[j] = mixed(places[j])
-    for j in range(LANES):
-        z[j] = drawn(table, hashed[j], MOVE_LANE)
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def _look_up(net, pairs, found):  # type: ignore[no-untyped-def]
-    """Coefficients of each lane's count of pulses, two of them as one word."""
-    for j in range(LANES):
-        found[j] = pairs[np.uint64((net[j] & _ROW) * LANES + j)]
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _move(w, net, pairs, z, own, additive):  # type: ignore[no-untyped-def]
-    for j in range(LANES):
-        slope_up, slope_down = own[SLOPE_UP + j], own[SLOPE_DOWN + j]
-        slope = slope_up if net[j] > 0 else slope_down
-        low, high, before = own[OWN_LOW + j], own[OWN_HIGH + j], w[j]
-        mean, noise = pairs[2 * j], pairs[2 * j + 1]
-        after = _moved(before, slope, mean, noise, z[j], low, high, additive)
-        w[j] = after if net[j] != 0 else before
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def _count(net, taken, places):  # type: ignore[no-untyped-def]
-    for j in range(LANES):
-        count = abs(np.int64(net[j]))
-        taken[j] += count
-        places[j] += np.uint64(count)
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def _begin(pulses, cells, keys, places, taken, net, sums):  # type: ignore[no-untyped-def]
-    taken[:] = 0
-    net[:] = 0
-    for j in range(cells.size):
-        index, count = np.uint64(cells[j]), pulses[cells[j]]
-        taken[j] = count
-        places[j] = keys.program + np.uint64(count) + index * MIX_1 + GAMMA
-    for way in range(2):
-        sums[3 * way * LANES : (3 * way + 2) * LANES] = 0.0
-        sums[(3 * way + 2) * LANES : 3 * (way + 1) * LANES] = 1.0
+def _begin(pulses, key, used, block):  # type: ignore[no-untyped-def]
+    places, index = block.places, block.cells
+    for j in range(used):
+        i = index[j]
+        count = np.uint64(pulses[i]) if i >= 0 else np.uint64(0)
+        places[j] = key + count + np.uint64(max(i, 0)) * MIX_1 + GAMMA
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
 def outer_closed(  # type: ignore[no-untyped-def]
-    conductances, hidden, pulses, stuck, cells, rows, columns, length, set_drive, reset_drive, law,
-    own, keys, normal, table, block, moves,
+    conductances, hidden, pulses, stuck, lines, set_drive, reset_drive, law, own, keys, normal,
+    table, block, moves,
 ):  # fmt: skip
-    """``steps._outer_all`` in closed form, update by update.
-
-    ``columns`` is (updates, columns), ``table`` has the deviates (``step_law.deviate_table``).
-    """
-    # Taking an array out of these costs as much as a move.
-    w, lanes, places, hashed, _, _, _, _, taken, _, _ = block
-    pairs, sums, net, chosen, z = moves
-    packed, packed_chosen = pairs.view(np.uint64), chosen.view(np.uint64)
-    additive, variation = law.additive, np.float32(law.cycle_variation)
-    wide = columns.shape[1]
-    for begin in range(0, cells.size, LANES):
-        part = cells[begin : begin + LANES]
-        end = begin + part.size
-        load(conductances, hidden, part, set_drive, reset_drive, law, own, w, lanes)
-        _begin(pulses, part, keys, places, taken, net, sums)
-        known = np.int64(0)
-        for u in range(rows.shape[1]):
-            at, joined = begin, np.int64(0)
-            while at < end:
-                row, first = at // wide, at % wide
-                count = min(end - at, wide - first)
-                line_ = columns[u, first : first + count]
-                joined |= _net(rows[row, u], line_, length, net[at - begin :])
-                at += count
-            if joined == 0:
-                continue
-            if joined > known:
-                largest = _largest(net)
-                _extend(known + 1, largest, lanes, sums, pairs, variation, additive)
-                known = max(known, largest)
-            _draw(places, table, hashed, z)
-            _look_up(net, packed, packed_chosen)
-            _move(w, net, chosen, z, lanes, additive)
-            _count(net, taken, places)
-        store(conductances, hidden, pulses, stuck, part, law, own, keys, normal, w, taken)
+    """``steps._outer_all`` in closed form, update by update; ``table``: ``deviate_table``."""
+    variation = np.float32(law.cycle_variation)
+    for begin in range(0, lines.cells.size, LANES):
+        used = place(begin, lines, block)
+        load_cells(conductances, hidden, set_drive, reset_drive, law, own, used, block)
+        _begin(pulses, keys.program, used, block)
+        for at in range(0, used, WIDTH):
+            _all_moves(at, lines, block, moves, table, variation, law.additive)
+        store_cells(conductances, hidden, pulses, stuck, law, own, keys, normal, used, 1, block)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
@@ -242,11 +214,15 @@ def pulse_closed(  # type: ignore[no-untyped-def]
         drive = set_drive if upwards else reset_drive
         if stuck[index] or wanted == 0 or drive == 0.0:
             continue
-        me = own[index]
-        step, slope = line(me, drive, upwards, law)
+        way = (UP, HIGH, SHAPE_UP) if upwards else (DOWN, LOW, SHAPE_DOWN)
+        step, slope = line(
+            own[index, way[0]], own[index, way[1]], own[index, way[2]], drive, upwards, law
+        )
         decay, growth = _rates(step, slope, variation, law.additive)
-        w = np.float32((conductances[index] + hidden[index] - law.zero) / law.unit + me[REFERENCE])
-        low, high = np.float32(me[LOW]), np.float32(me[HIGH])
+        w = np.float32(
+            (conductances[index] + hidden[index] - law.zero) / law.unit + own[index, REFERENCE]
+        )
+        low, high = np.float32(own[index, LOW]), np.float32(own[index, HIGH])
         while left:
             now = left if left < MOST else np.int64(MOST)
             total, spread, power = np.float32(0.0), np.float32(0.0), _ONE
@@ -258,6 +234,6 @@ def pulse_closed(  # type: ignore[no-untyped-def]
             w = _moved(w, slope, step * total, noise, z, low, high, law.additive)
             n, left = n + now, left - now
         weight = np.float64(w)
-        g = seen(weight, n, index, law, me, keys, normal)
+        g = seen(weight, n, index, law, own[index, REFERENCE], keys, normal)
         conductances[index] = np.uint16(g)
-        hidden[index] = law.zero + (weight - me[REFERENCE]) * law.unit - g
+        hidden[index] = law.zero + (weight - own[index, REFERENCE]) * law.unit - g

@@ -14,6 +14,9 @@ import numpy.typing as npt
 from numba import types
 from numba.extending import intrinsic
 
+from sim_backend import simd
+from sim_backend.simd import WIDTH, pointer, select, splat
+
 Words = npt.NDArray[np.uint32]
 
 
@@ -33,8 +36,12 @@ class Trains(NamedTuple):
 
 def totals(trains: Trains) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
     """SET and RESET pulses of each cell over all updates, row by row: (rows * columns,) each."""
-    sets, resets = _totals(*trains)
-    return sets, resets
+    wide, updates = trains.columns.shape
+    words = simd.padded(trains.columns.T)
+    found = np.empty((2, trains.rows.shape[0], words.size // updates), dtype=np.uint32)
+    _totals(np.ascontiguousarray(trains.rows), words, trains.length, found)
+    sets, resets = found[:, :, :wide]
+    return sets.reshape(-1), resets.reshape(-1)
 
 
 def totals_numpy(trains: Trains) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
@@ -68,18 +75,24 @@ def hits(row, column, length):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def _totals(rows, columns, length):  # type: ignore[no-untyped-def]
-    size = rows.shape[0] * columns.shape[0]
-    sets = np.zeros(size, dtype=np.uint32)
-    resets = np.zeros(size, dtype=np.uint32)
-    for i in range(rows.shape[0]):
-        for j in range(columns.shape[0]):
-            up = np.int64(0)
-            down = np.int64(0)
-            for u in range(rows.shape[1]):
-                found = hits(rows[i, u], columns[j, u], length)
-                up += max(found, 0)
-                down -= min(found, 0)
-            sets[i * columns.shape[0] + j] = up
-            resets[i * columns.shape[0] + j] = down
-    return sets, resets
+def _totals(rows, words, length, found):  # type: ignore[no-untyped-def]
+    """``words``: (updates * padded columns,); ``found``: (2, rows, padded columns)."""
+    high, updates = rows.shape
+    stride = found.shape[2]
+    row_words, columns = pointer(rows.reshape(-1)), pointer(words)
+    sets, resets = pointer(found[0].reshape(-1)), pointer(found[1].reshape(-1))
+    sign, zero = splat(np.uint32(1 << length)), splat(np.uint32(0))
+    slots = np.uint32((1 << length) - 1)
+    for i in range(high):
+        for at in range(0, stride, WIDTH):
+            both = down = zero
+            for u in range(updates):
+                word = row_words[i * updates + u]
+                if word & slots == 0:
+                    continue
+                row, column = splat(word), simd.load(columns, u * stride + at)
+                hits_ = simd.ones_of(row & column & splat(slots))
+                both = both + hits_
+                down = down + select(((row ^ column) & sign) == zero, zero, hits_)
+            simd.store(sets, i * stride + at, both - down)
+            simd.store(resets, i * stride + at, down)

@@ -56,29 +56,34 @@ def deviate_table() -> npt.NDArray[np.float32]:
 
 
 def cycle_table(law: Law) -> npt.NDArray[np.float32]:
-    """What a pulse's noise multiplies F by, or adds to it, for each of these quantiles."""
-    noise = law.cycle_variation * (quantile_table(PULSE_BITS) * UNIT)
-    return (noise if law.additive else 1.0 + noise).astype(np.float32)
+    """What a pulse's noise multiplies a step by, or its constant part, for each of these."""
+    return (1.0 + law.cycle_variation * (quantile_table(PULSE_BITS) * UNIT)).astype(np.float32)
 
 
 @numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
-def line(own, drive, upwards, law):  # type: ignore[no-untyped-def]
-    """Compiled: step, negative downwards, and slope s of a linear factor."""
-    step = drive * own[UP] if upwards else -(drive * own[DOWN])
+def line(size, bound, shape, drive, upwards, law):  # type: ignore[no-untyped-def]
+    """Compiled: step, negative downwards, and slope s of a linear factor.
+
+    Takes what a device has of its own in that direction: its step, bound and shape.
+    """
     slope = 0.0
     if law.kind == SOFT:
-        slope = -1.0 / (own[HIGH] if upwards else own[LOW])
+        slope = -1.0 / bound
     elif law.kind == LINEAR:
-        slope = own[SHAPE_UP] if upwards else own[SHAPE_DOWN]
-    return np.float32(step), np.float32(slope)
+        slope = shape
+    return np.float32(drive * size if upwards else -(drive * size)), np.float32(slope)
 
 
 @numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
 def moved(w, step, slope, cycle, low, high, additive):  # type: ignore[no-untyped-def]
-    """Compiled: a weight after one pulse, all in single precision."""
-    factor = _ONE + slope * w
-    factor = factor + cycle if additive else factor * cycle
-    return min(high, max(low, w + step * factor))
+    """Compiled: a weight after one pulse, all in single precision.
+
+    ``w + a (1 + s w) (1 + sigma z)``, or ``w + a (1 + s w + sigma z)``, with w a factor: a chain of
+    pulses waits for one product and one sum each.
+    """
+    change = step * cycle
+    factor = _ONE + slope * (step if additive else change)
+    return min(high, max(low, w * factor + change))
 
 
 @numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
@@ -101,9 +106,9 @@ def cycle_of(count, index, keys, noises):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def seen(w, count, index, law, own, keys, normal):  # type: ignore[no-untyped-def]
+def seen(w, count, index, law, reference, keys, normal):  # type: ignore[no-untyped-def]
     """Compiled: the 16-bit conductance of a weight, with its write noise."""
-    g = law.zero + (w - own[REFERENCE]) * law.unit
+    g = law.zero + (w - reference) * law.unit
     if law.write_noise > 0.0:
         hashed = hash_at(keys.program, np.uint64(count), np.uint64(index))
         g += law.write_noise * law.unit * deviate(normal, hashed, WRITE_LANE)

@@ -44,7 +44,7 @@ from sim_backend.closed_form import empty_moves, outer_closed, pulse_closed
 from sim_backend.device import Index, ProgramOutcome
 from sim_backend.noise import hash_at, quantile_table
 from sim_backend.outer import Trains, hits
-from sim_backend.step_lanes import empty_block, outer_lanes
+from sim_backend.step_lanes import arranged, empty_block, outer_lanes
 from sim_backend.step_law import (
     CONSTANT,
     DOWN,
@@ -171,8 +171,8 @@ class Steps:
         closed = self._device.pulses == "closed-form"
         if closed or (self._device.CLOSED_FORM and all(drives)):
             arguments = (
-                *state, index, trains.rows, np.ascontiguousarray(trains.columns.T), trains.length,
-                *drives, self._law, self._own[tile], self._keys[tile], quantile_table(),
+                *state, arranged(index, trains), *drives, self._law, self._own[tile],
+                self._keys[tile], quantile_table(),
             )  # fmt: skip
             if closed:
                 outer_closed(*arguments, self._deviates, self._block, self._moves)
@@ -301,7 +301,7 @@ def mean_step(device: settings.StepSettings, weight: Floats, upwards: bool) -> F
     if isinstance(device, settings.ExponentialStep):
         shape = (*device.amplitude, *device.exponent, device.scale, device.shift)
     flat = np.ascontiguousarray(weight, dtype=np.float64).reshape(-1)
-    factors = _factors(_KINDS[type(device)], flat, upwards, own[0], factors_of(device), shape)
+    factors = _factors(_KINDS[type(device)], flat, upwards, own, factors_of(device), shape)
     lost = min(device.asymmetry, 0.0) if upwards else -max(device.asymmetry, 0.0)
     scale = device.step * (1 + lost)
     if isinstance(device, settings.PhaseChange) and not upwards:
@@ -312,11 +312,11 @@ def mean_step(device: settings.StepSettings, weight: Floats, upwards: bool) -> F
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _factor(kind, w, upwards, own, table, shape):  # type: ignore[no-untyped-def]
+def _factor(kind, w, upwards, own, index, table, shape):  # type: ignore[no-untyped-def]
     """F of the module docstring."""
-    low, high = own[LOW], own[HIGH]
+    low, high = own[index, LOW], own[index, HIGH]
     if kind == LINEAR:
-        return 1.0 + (own[SHAPE_UP] if upwards else own[SHAPE_DOWN]) * w
+        return 1.0 + (own[index, SHAPE_UP] if upwards else own[index, SHAPE_DOWN]) * w
     if kind == SOFT:
         return 1.0 - w / (high if upwards else low)
     if kind == EXPONENTIAL:
@@ -326,7 +326,9 @@ def _factor(kind, w, upwards, own, table, shape):  # type: ignore[no-untyped-def
         return max(0.0, 1.0 - shape[1] * math.exp(-shape[3] * z))
     if kind == POWER:
         rest = high - w if upwards else w - low
-        return max(0.0, rest / (high - low)) ** (own[SHAPE_UP] if upwards else own[SHAPE_DOWN])
+        return max(0.0, rest / (high - low)) ** (
+            own[index, SHAPE_UP] if upwards else own[index, SHAPE_DOWN]
+        )
     if kind == PIECEWISE:
         line = table[0] if upwards else table[1]
         place = (w - low) / (high - low) * (line.size - 1)
@@ -342,7 +344,7 @@ def _factor(kind, w, upwards, own, table, shape):  # type: ignore[no-untyped-def
 def _factors(kind, weights, upwards, own, table, shape):  # type: ignore[no-untyped-def]
     out = np.empty_like(weights)
     for i in range(weights.size):
-        out[i] = _factor(kind, weights[i], upwards, own, table, shape)
+        out[i] = _factor(kind, weights[i], upwards, own, 0, table, shape)
     return out
 
 
@@ -354,20 +356,23 @@ def _stepped(w, count, index, drive, upwards, law, own, table, keys, draws):  # 
     """
     if law.kind <= LAST_LINEAR:
         cycle = cycle_of(count, index, keys, draws[1])
-        step, slope = line(own, drive, upwards, law)
-        low, high = np.float32(own[LOW]), np.float32(own[HIGH])
+        way = (UP, HIGH, SHAPE_UP) if upwards else (DOWN, LOW, SHAPE_DOWN)
+        step, slope = line(
+            own[index, way[0]], own[index, way[1]], own[index, way[2]], drive, upwards, law
+        )
+        low, high = np.float32(own[index, LOW]), np.float32(own[index, HIGH])
         return np.float64(moved(np.float32(w), step, slope, cycle, low, high, law.additive))
-    factor = _factor(law.kind, w, upwards, own, table, law.exponential)
+    factor = _factor(law.kind, w, upwards, own, index, table, law.exponential)
     hashed = hash_at(keys.pulse, np.uint64(count), np.uint64(index))
     noise = law.cycle_variation * deviate(draws[0], hashed, 0)
     factor = factor + noise if law.additive else factor * (1.0 + noise)
     if upwards:
-        w = w + drive * own[UP] * factor
+        w = w + drive * own[index, UP] * factor
     elif law.kind == PHASE:
         w = w - min(1.0, drive) * factor
     else:
-        w = w - drive * own[DOWN] * factor
-    return min(own[HIGH], max(own[LOW], w))
+        w = w - drive * own[index, DOWN] * factor
+    return min(own[index, HIGH], max(own[index, LOW], w))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
@@ -385,13 +390,12 @@ def _pulse_all(  # type: ignore[no-untyped-def]
         drive = set_drive if upwards else reset_drive
         if stuck[index] or wanted == 0 or drive == 0.0:
             continue
-        me = own[index]
-        w = (conductances[index] + hidden[index] - law.zero) / law.unit + me[REFERENCE]
+        w = (conductances[index] + hidden[index] - law.zero) / law.unit + own[index, REFERENCE]
         for k in range(abs(wanted)):
-            w = _stepped(w, n + k, index, drive, upwards, law, me, table, keys, draws)
-        g = seen(w, n + abs(wanted), index, law, me, keys, normal)
+            w = _stepped(w, n + k, index, drive, upwards, law, own, table, keys, draws)
+        g = seen(w, n + abs(wanted), index, law, own[index, REFERENCE], keys, normal)
         conductances[index] = np.uint16(g)
-        hidden[index] = law.zero + (w - me[REFERENCE]) * law.unit - g
+        hidden[index] = law.zero + (w - own[index, REFERENCE]) * law.unit - g
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
@@ -403,8 +407,7 @@ def _outer_all(  # type: ignore[no-untyped-def]
     for i in range(cells.size):
         index = cells[i]
         row, column = rows[i // columns.shape[0]], columns[i % columns.shape[0]]
-        me = own[index]
-        w = (conductances[index] + hidden[index] - law.zero) / law.unit + me[REFERENCE]
+        w = (conductances[index] + hidden[index] - law.zero) / law.unit + own[index, REFERENCE]
         n = np.int64(pulses[index])
         moved = False
         for u in range(row.size):
@@ -415,13 +418,13 @@ def _outer_all(  # type: ignore[no-untyped-def]
             if stuck[index] == 0 and drive != 0.0:
                 moved = True
                 for k in range(abs(wanted)):
-                    w = _stepped(w, n + k, index, drive, wanted > 0, law, me, table, keys, draws)
+                    w = _stepped(w, n + k, index, drive, wanted > 0, law, own, table, keys, draws)
             n += abs(wanted)
         pulses[index] = np.uint32(n)
         if moved:
-            g = seen(w, n, index, law, me, keys, normal)
+            g = seen(w, n, index, law, own[index, REFERENCE], keys, normal)
             conductances[index] = np.uint16(g)
-            hidden[index] = law.zero + (w - me[REFERENCE]) * law.unit - g
+            hidden[index] = law.zero + (w - own[index, REFERENCE]) * law.unit - g
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
@@ -442,10 +445,9 @@ def _program(  # type: ignore[no-untyped-def]
     unconverged = 0
     for i in range(cells.size):
         index = cells[i]
-        me = own[index]
         target = np.float64(targets[i])
         g = np.float64(conductances[index])
-        w = (g + hidden[index] - law.zero) / law.unit + me[REFERENCE]
+        w = (g + hidden[index] - law.zero) / law.unit + own[index, REFERENCE]
         n = np.int64(pulses[index])
         before = n
         read = _reading(g, n, index, CHECK_LANE, epoch, law, keys, normal)
@@ -460,11 +462,11 @@ def _program(  # type: ignore[no-untyped-def]
                 burst = min(max(1, int(distance / (2.0 * law.step))), law.most - given)
                 if stuck[index] == 0:
                     for k in range(burst):
-                        w = _stepped(w, n + k, index, 1.0, upwards, law, me, table, keys, draws)
+                        w = _stepped(w, n + k, index, 1.0, upwards, law, own, table, keys, draws)
                 n += burst
                 given += burst
                 if stuck[index] == 0:
-                    g = seen(w, n, index, law, me, keys, normal)
+                    g = seen(w, n, index, law, own[index, REFERENCE], keys, normal)
                 read = _reading(g, n, index, VERIFY_LANE, epoch, law, keys, normal)
                 reads += 1
             spent[phase % 2] += given
@@ -474,10 +476,10 @@ def _program(  # type: ignore[no-untyped-def]
             if law.programming_error > 0.0:
                 hashed = hash_at(keys.program, np.uint64(n), np.uint64(index))
                 w += law.programming_error * deviate(normal, hashed, 0) / law.unit
-                w = min(me[HIGH], max(me[LOW], w))
-                g = seen(w, n, index, law, me, keys, normal)
+                w = min(own[index, HIGH], max(own[index, LOW], w))
+                g = seen(w, n, index, law, own[index, REFERENCE], keys, normal)
             conductances[index] = np.uint16(g)
-            hidden[index] = law.zero + (w - me[REFERENCE]) * law.unit - g
+            hidden[index] = law.zero + (w - own[index, REFERENCE]) * law.unit - g
         pulses[index] = np.uint32(n)
         readings[i] = np.uint16(_reading(g, n, index, READ_BACK_LANE, epoch, law, keys, normal))
     return spent[0], spent[1], reads, unconverged

@@ -117,9 +117,9 @@ class Array:
         """The weights after one pulse where the factor is linear: in single precision."""
         step, slope = self._line(np.full(self.w.size, upwards), (drive, drive))
         single = np.float32
-        f: Singles = single(1) + slope * self.w.astype(single)
-        f = f + cycle if self._law.additive else f * cycle
-        return self._within(self.w.astype(single) + step * f)
+        change = step * cycle
+        f: Singles = single(1) + slope * (step if self._law.additive else change)
+        return self._within(self.w.astype(single) * f + change)
 
     def _line(self, up: Mask, drives: tuple[float, float]) -> tuple[Singles, Singles]:
         """Step, negative downwards, and slope of each cell's linear factor."""
@@ -152,9 +152,10 @@ class Array:
             power = power * (decay * decay)
         noise = np.abs(step) * single(law.cycle_variation) * np.sqrt(spread)
         before = self.w.astype(single)
-        f = single(1) + slope * before
-        away = noise * self._move_deviate()
-        w = self._within(before + step * total * f + (away if law.additive else away * f))
+        mean = step * total
+        change = mean + noise * self._move_deviate()
+        f = single(1) + slope * (mean if law.additive else change)
+        w = self._within(before * f + change)
         moves = (counts != 0) & self._alive & (np.where(up, *drives) != 0.0)
         self.w = np.where(moves, w, self.w)
         self._moved |= moves

@@ -1,4 +1,4 @@
-"""Several pulses in closed form: the oracle's bits, and the moments of pulse by pulse."""
+"""Updates in closed form and pulse by pulse: the oracle's bits, and the moments of both."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from boards import device_settings
 from boards.catalogue import load
@@ -14,7 +16,7 @@ from boards.errors import UsageError
 from boards.profile import Profile
 from sim_backend import steps_numpy
 from sim_backend.chip import Chip
-from sim_backend.outer import Trains, totals
+from sim_backend.outer import Trains, totals, totals_numpy
 from sim_backend.steps import Steps, drive_of
 
 SIDE = 100
@@ -110,6 +112,45 @@ def test_compiled_closed_forms_are_the_oracles_bit_for_bit(model: str, cycle_noi
             update(compiled, batch, 900, region)
             steps_numpy.outer_closed(array_of(plain, region), batch, drives_of(plain, 900))
             assert_same(compiled, plain)
+
+
+@pytest.mark.parametrize("pulses", ["each", "closed-form"])
+@pytest.mark.parametrize("cycle_noise", ["additive", "multiplicative"])
+@pytest.mark.parametrize("model", MODELS)
+@settings(max_examples=15, deadline=None)
+@given(
+    rows=st.integers(1, 12), wide=st.sampled_from([1, 7, 16, 25, 63, 64, 65, 80, 100]),
+    updates=st.integers(1, 40), length=st.integers(1, 31), share=st.floats(0, 1),
+    kept=st.floats(0, 1), seed=st.integers(0, 9),
+)  # fmt: skip
+def test_updates_of_any_shape_are_the_oracles_bit_for_bit(
+    model: str, cycle_noise: str, pulses: str, rows: int, wide: int, updates: int, length: int,
+    share: float, kept: float, seed: int,
+) -> None:  # fmt: skip
+    made = profile(
+        model, pulses, cycle_noise=cycle_noise, write_noise=2.0, stuck_fraction=0.1, step=0.2
+    )
+    compiled, plain = Chip(made, 3), Chip(made, 3)
+    whole = trains(updates, length, share, rows, seed)
+    batch = Trains(whole.rows, whole.columns[:wide], length)
+    # What is left when a fault cuts the command short.
+    cells = CELLS.reshape(SIDE, SIDE)[5 : 5 + rows, SIDE - wide :].reshape(-1)
+    cells = cells[: round(kept * cells.size)]
+    for _ in range(2):
+        update(compiled, batch, 900, cells)
+        oracle = array_of(plain, cells)
+        for u in range(updates):
+            sets, resets = totals_numpy(Trains(*(w[:, u : u + 1] for w in batch[:2]), length))
+            counts = (sets.astype(np.int64) - resets)[: cells.size]
+            if pulses == "closed-form":
+                oracle.move(counts, drives_of(plain, 900))
+                continue
+            for k in range(length):
+                for upwards, drive in zip((True, False), drives_of(plain, 900), strict=True):
+                    oracle.step((np.abs(counts) > k) & ((counts > 0) == upwards), drive, upwards)
+        oracle.look(np.ones(cells.size, dtype=bool))
+        oracle.store()
+        assert_same(compiled, plain)
 
 
 def test_an_amplitude_below_threshold_moves_nothing() -> None:
