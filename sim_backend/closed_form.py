@@ -40,6 +40,7 @@ from sim_backend.step_lanes import (
     load_cells,
     mixed_lanes,
     place,
+    silent,
     store_cells,
     trains_of,
 )  # fmt: skip
@@ -145,6 +146,8 @@ def _all_moves(at, lines, block, moves, deviates, variation, additive):  # type:
     places, taken = simd.load(pointer(block.places), at), zero
     slots, sign = splat(np.uint32((1 << lines.length) - 1)), splat(np.uint32(1 << lines.length))
     for u in range(lines.updates):
+        if silent(at, u, rows, stride, row_at, lines.length):
+            continue
         row, column = trains_of(at, u, rows, columns, stride, row_at, column_at)
         found = simd.ones_of(row & column & slots)
         moving = found != zero

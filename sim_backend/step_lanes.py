@@ -280,6 +280,12 @@ def _begin(pulses, key, used, block):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
+def silent(at, u, rows, stride, row_at, length):  # type: ignore[no-untyped-def]
+    """Compiled: whether a vector is of one row, and that one's train has no pulse."""
+    return stride % WIDTH == 0 and rows[row_at[at] + u] & np.uint32((1 << length) - 1) == 0
+
+
+@numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
 def trains_of(at, u, rows, columns, stride, row_at, column_at):  # type: ignore[no-untyped-def]
     """Compiled: words of an update's rows and columns in a vector's lanes."""
     if stride % WIDTH:
@@ -300,6 +306,8 @@ def _all_updates(lines, block, used, noises, additive):  # type: ignore[no-untyp
     most_kept = splat(np.uint32(_KEPT))
     for u in range(updates):
         for at in range(0, used, WIDTH):
+            if silent(at, u, rows, stride, row_at, length):
+                continue
             row, column = trains_of(at, u, rows, columns, stride, row_at, column_at)
             kept = _append(at, row, column, length, bits, left)
             while simd.any_of(kept > most_kept):
