@@ -127,6 +127,15 @@ def _extended(row, pairs, sums, rates, step, size):  # type: ignore[no-untyped-d
     return total, spread, power * (decay * decay)
 
 
+@numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
+def _moved_lanes(w, low, high, slope, pair, z, additive):  # type: ignore[no-untyped-def]
+    """``_moved`` of a vector."""
+    mean, noise = simd.singles_of(simd.low_words(pair)), simd.singles_of(simd.high_words(pair))
+    change = mean + noise * z
+    factor = splat(_ONE) + slope * (mean if additive else change)
+    return least(high, most(low, w * factor + change))
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
 def _all_moves(at, lines, block, moves, deviates, variation, additive):  # type: ignore[no-untyped-def]
     """All updates of a vector's cells."""
@@ -138,11 +147,12 @@ def _all_moves(at, lines, block, moves, deviates, variation, additive):  # type:
     )  # fmt: skip
     step_up, step_down = simd.load(singles, STEP_UP + at), simd.load(singles, STEP_DOWN + at)
     slope_up, slope_down = simd.load(singles, SLOPE_UP + at), simd.load(singles, SLOPE_DOWN + at)
-    rates_up = _rates_lanes(step_up, slope_up, splat(variation), additive)
-    rates_down = _rates_lanes(step_down, slope_down, splat(variation), additive)
-    zero, one, none = splat(_U0), splat(_ONE), splat(_NONE)
-    up = down = (none, none, one)
-    known = 0
+    spread = splat(variation)
+    rates_up = _rates_lanes(step_up, slope_up, spread, additive)
+    rates_down = _rates_lanes(step_down, slope_down, spread, additive)
+    size_up, size_down = step_up * spread, splat(_NONE) - step_down * spread
+    up = down = (splat(_NONE), splat(_NONE), splat(_ONE))
+    known, zero = 0, splat(_U0)
     places, taken = simd.load(pointer(block.places), at), zero
     slots, sign = splat(np.uint32((1 << lines.length) - 1)), splat(np.uint32(1 << lines.length))
     for u in range(lines.updates):
@@ -150,28 +160,18 @@ def _all_moves(at, lines, block, moves, deviates, variation, additive):  # type:
             continue
         row, column = trains_of(at, u, rows, columns, stride, row_at, column_at)
         found = simd.ones_of(row & column & slots)
-        moving = found != zero
+        moving, upwards = found != zero, ((row ^ column) & sign) == zero
         if not simd.any_of(moving):
             continue
         while simd.any_of(found > splat(np.uint32(known))):
             known += 1
-            up = _extended(known, pairs, up, rates_up, step_up, step_up * splat(variation))
-            down = _extended(
-                MOST + known,
-                pairs,
-                down,
-                rates_down,
-                step_down,
-                none - step_down * splat(variation),
-            )
-        upwards = ((row ^ column) & sign) == zero
+            up = _extended(known, pairs, up, rates_up, step_up, size_up)
+            down = _extended(MOST + known, pairs, down, rates_down, step_down, size_down)
         count = select(upwards, found, found + splat(np.uint32(MOST)))
         pair = gather(pairs, count * splat(np.uint32(WIDTH)) + simd.load(lane, 0))
-        mean, noise = simd.singles_of(simd.low_words(pair)), simd.singles_of(simd.high_words(pair))
         z = gather(table, simd.high_words(mixed_lanes(places)) & splat(np.uint32(PULSE_MASK)))
-        change = mean + noise * z
-        factor = one + select(upwards, slope_up, slope_down) * (mean if additive else change)
-        w = select(moving, least(high, most(low, w * factor + change)), w)
+        slope = select(upwards, slope_up, slope_down)
+        w = select(moving, _moved_lanes(w, low, high, slope, pair, z, additive), w)
         places, taken = places + simd.longs_of(found), taken + found
     simd.store(singles, at, w)
     simd.store(pointer(block.taken), at, taken)
