@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cimctl.cli.options import (
+    Picture,
     ask_for_changes,
     board_options,
     chosen_board,
@@ -41,7 +42,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--program", is_flag=True, help="Write a random pattern into the cells first.")
 @click.option("--yes", is_flag=True, help="Overwrite cells of a board on a port without asking.")
 @click.option("--out", type=_FILE, help="File for the result.  [the chip's, in the user's data]")
-@click.option("--plot", type=_FILE, help="Plot of each line's error before and after, a PNG.")
+@click.option("--plot", type=Picture(), help="Plot of each line's error before and after, a PNG.")
 @json_option
 def calibrate(
     seed: int,

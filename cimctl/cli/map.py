@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cimctl.cli.options import json_option, show
+from cimctl.cli.options import Picture, json_option, show
 
 if TYPE_CHECKING:
     from cimctl.mapping.asked import Answer, Question
@@ -74,9 +74,7 @@ def question(model: str, values: dict[str, Any]) -> Question:
     "packed: side by side on the board's tiles; auto: what training takes.",
 )
 @plan_options
-@click.option(
-    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the tiles to this PNG."
-)
+@click.option("--plot", type=Picture(), help="Draw the tiles to this PNG.")
 @json_option
 def map_(model: str, plot: Path | None, json: bool, **values: Any) -> None:
     """Show which rows and columns of which tile hold which part of MODEL.

@@ -27,6 +27,18 @@ class Folder(click.Path):
         return super().convert(value, param, ctx)
 
 
+class Picture(click.Path):
+    """A file for a PNG, which its name says."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if Path(value).suffix.lower() != ".png":
+            self.fail(f"'{value}' would hold a PNG: give it a name that ends in .png", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def board_options(required: bool = True) -> Callable[[F], F]:
     """--board, --port and the settings of the link; the command takes them as keyword arguments."""
     options = [

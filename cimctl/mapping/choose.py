@@ -37,8 +37,11 @@ def mapped(
         copies: of slow layers.
 
     Raises:
-        UsageError: the layers do not fit; says by how much, and what would hold them.
+        UsageError: the layers do not fit; says by how much, and what would hold them. A cell to
+            avoid is not there.
     """
+    if avoid:
+        avoid.check(arrays)
     rules: tuple[RuleName, ...] = ("paper", "packed") if rule == "auto" else (rule,)
     left_over = None
     for name in rules:

@@ -71,6 +71,21 @@ class Avoid:
         for tile, row, column in cells:
             self._rows[tile][column].add(row)
 
+    def check(self, arrays: Arrays) -> None:
+        """Raises ``UsageError`` where there is no such cell: the file is of another board."""
+        sizes = arrays.tiles, arrays.rows, arrays.columns
+        for tile, columns in self._rows.items():
+            for column, rows in columns.items():
+                for row in rows:
+                    if tile < sizes[0] and row < sizes[1] and column < sizes[2]:
+                        continue
+                    raise UsageError(
+                        f"There is no cell to avoid in row {row}, column {column} of tile {tile}: "
+                        f"the board has {sizes[0]} tiles of {sizes[1]} x {sizes[2]}",
+                        left="Nothing was done",
+                        next="Take the cells of this board; counts begin at 0",
+                    )
+
     def last_column(self, tile: int, rows: range, columns: range) -> int | None:
         """The last column with such a cell in a rectangle; None where there is none."""
         if tile not in self._rows:

@@ -642,6 +642,11 @@ def test_an_option_can_come_from_the_environment(
     assert_refused(cimctl(*TRAIN, "--out", "other"), USAGE, "--epochs", "'none'")
 
 
+def test_a_picture_whose_name_says_something_else_is_refused(cimctl: Command) -> None:
+    said = cimctl("map", "lenet", "--board", "emu", "--plot", "tiles.txt")
+    assert_refused(said, USAGE, "tiles.txt", ".png")
+
+
 def test_the_environment_twin_is_spelled_like_the_option(
     cimctl: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -184,6 +184,14 @@ def test_what_does_not_fit_says_by_how_much_and_what_would_hold_it(
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("cell", [(1, 0, 0), (0, 16, 0), (0, 0, 32), (0, EVERY_ROW, 32)])
+def test_a_cell_to_avoid_that_is_not_there_is_named(cell: tuple[int, int, int]) -> None:
+    arrays = Geometry(1, 16, 32)
+    mapped([Demand("a", 4, 4, 1)], arrays, avoid=Avoid([(0, 15, 31), (0, EVERY_ROW, 31)]))
+    with pytest.raises(UsageError, match=f"column {cell[2]} of tile {cell[0]}"):
+        mapped([Demand("a", 4, 4, 1)], arrays, avoid=Avoid([(0, 0, 0), cell]))
+
+
 def test_the_board_that_is_named_does_hold_it() -> None:
     assert not fits([Demand("a", 200, 100, 1)], EMU.chip, "packed")
     assert fits([Demand("a", 200, 100, 1)], catalogue.load("brram-256x64").chip, "packed")
