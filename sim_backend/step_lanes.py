@@ -303,19 +303,20 @@ def _all_updates(lines, block, used, noises, additive):  # type: ignore[no-untyp
     row_at, column_at, table = pointer(block.row), pointer(block.column), pointer(noises)
     rows, columns, stride = pointer(lines.rows), pointer(lines.columns), lines.stride
     updates, length = lines.updates, lines.length
-    most_kept = splat(np.uint32(_KEPT))
-    for u in range(updates):
+    # After the last update what is left is taken.
+    for u in range(updates + 1):
+        last = u == updates
+        limit = splat(np.uint32(0 if last else _KEPT))
         for at in range(0, used, WIDTH):
-            if silent(at, u, rows, stride, row_at, length):
+            if last:
+                kept = simd.load(left, at)
+            elif silent(at, u, rows, stride, row_at, length):
                 continue
-            row, column = trains_of(at, u, rows, columns, stride, row_at, column_at)
-            kept = _append(at, row, column, length, bits, left)
-            while simd.any_of(kept > most_kept):
-                kept = _take(at, False, singles, places, bits, left, skip, taken, table, additive)
-    for at in range(0, used, WIDTH):
-        kept = simd.load(left, at)
-        while simd.any_of(kept != splat(_U0)):
-            kept = _take(at, True, singles, places, bits, left, skip, taken, table, additive)
+            else:
+                row, column = trains_of(at, u, rows, columns, stride, row_at, column_at)
+                kept = _append(at, row, column, length, bits, left)
+            while simd.any_of(kept > limit):
+                kept = _take(at, last, singles, places, bits, left, skip, taken, table, additive)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
