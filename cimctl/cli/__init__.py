@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
-from cimctl.cli.root import run
+from cimctl.cli.root import INTERRUPTED, run
 
 
 def main() -> None:
     """Entry point of ``cimctl``."""
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        # A second one, while the first was being answered.
+        code = INTERRUPTED
+    # All is said and done: one that comes while libraries are taken down ends it, without a word.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    sys.exit(code)

@@ -548,6 +548,21 @@ def test_an_interrupted_server_ends_with_130(serve_emulator: Any) -> None:
     assert stderr.strip() == "Interrupted."
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_while_the_program_exits_shows_no_traceback(number: signal.Signals) -> None:
+    program = (
+        "import atexit, os\n"
+        "from cimctl.cli import main\n"
+        f"atexit.register(os.kill, os.getpid(), {int(number)})\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "board", "list"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == -number
+    assert "emu" in done.stdout and not done.stderr
+
+
 # --- results, help and environment ---------------------------------------------------------------
 
 
