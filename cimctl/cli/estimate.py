@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from cimctl.mapping.runs import Run
 
 
+#: options of each kind of estimate, besides those that choose it
+_UPDATE = {"size", "read_every", "pulse_length"}
+_PLANES = {"board", "input_shape", "batch", "algorithm", "run"}
+_STEP = _PLANES | {"mapping", "copies", "avoid", "steps", "writes_per_weight"}
+
+
 # One command and no group: MODEL, an argument, would be taken for the name of a sub-command.
 @click.command()
 @click.argument("model", required=False)
@@ -86,9 +92,20 @@ def estimate(model: str | None, update: str | None, json: bool, **values: Any) -
     if update is not None:
         if model is not None or values["run"] is not None:
             raise click.UsageError("--update times an array: leave out MODEL and --run.")
+        _check_options(_UPDATE, "--update")
         _update(update, json, values)
         return
     _network(model, json, values)
+
+
+def _check_options(known: set[str], what: str) -> None:
+    """Refuses what was typed and would not be looked at."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        name = option.name or ""
+        typed = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if typed and name not in known | {"model", "update", "json"}:
+            raise click.UsageError(f"{what} does not look at {option.opts[0]}: leave it out.")
 
 
 def _update(update: str, json: bool, values: dict[str, Any]) -> None:
@@ -118,6 +135,9 @@ def _network(model: str | None, json: bool, values: dict[str, Any]) -> None:
     if values["board"] is None:
         raise click.UsageError("Missing option '--board'.")
     algorithm = values["algorithm"]
+    _check_options(
+        *((_PLANES, "--algorithm radix4") if algorithm == "radix4" else (_STEP, f"'{model}'"))
+    )
     if algorithm == "radix4":
         planes_training(model, json, values)
         return

@@ -305,6 +305,12 @@ def test_a_finished_run_says_how_its_weights_moved(
         (["--run", "nowhere"], "is no summary of a finished run"),
         (["lenet", "--board", "brram-soc", "--algorithm", "sgd"], "transposed"),
         (["vgg8", "--board", "brram-256x64", "--mapping", "packed"], "3924 too few"),
+        (["lenet", "--board", "emu", "--size", "9"], "'lenet' does not look at --size"),
+        (["--update", "agad", "--batch", "9"], "--update does not look at --batch"),
+        (
+            ["lenet", "--board", "cap-imc-16nm", "--algorithm", "radix4", "--copies", "none"],
+            "--algorithm radix4 does not look at --copies",
+        ),
     ],
 )
 def test_a_wrong_question_about_a_network_is_told(
