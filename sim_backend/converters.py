@@ -12,13 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from sim_backend.mismatch import LineErrors
-from sim_backend.noise import UNIT, hash_at, normal, quantile_table
+from sim_backend.noise import GAMMA, MIX_1, UNIT, mixed, normal, quantile_table
 
 Sums = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int16] | npt.NDArray[np.int32]
 #: brings the largest value of u - u^3 between 0 and 1 to 1
 _BOW = 1.5 * 3.0**0.5
 _NONE = np.empty(0)
+#: an index that the compiler knows not to count from the end of an array
+_at = np.uintp
 
 
 class Converter(NamedTuple):
@@ -151,7 +153,9 @@ def _convert(  # type: ignore[no-untyped-def]  # numba infers
     saturated = 0
     sigma = np.zeros(places, dtype=np.float64)
     hashed = np.zeros(places, dtype=np.uint64)
-    deviate = np.zeros(places, dtype=np.float64)
+    # The 16 bits of the four conversions of each place.
+    lanes = hashed.view(np.uint16)
+    deviate = np.zeros(places, dtype=np.int32)
     for b in range(batch):
         if noisy:
             for p in range(places):
@@ -163,35 +167,34 @@ def _convert(  # type: ignore[no-untyped-def]  # numba infers
             lane = (column + j) & 3
             count = min(4 - lane, conversions - j)
             if noisy:
-                quad = np.uint64((column + j) >> 2)
+                place = key + (first + np.uint64(b * places) * stride) * GAMMA + GAMMA
+                place += np.uint64((column + j) >> 2) * MIX_1
                 for p in range(places):
-                    place = first + np.uint64(b * places + p) * stride
-                    hashed[p] = hash_at(key, place, quad)
+                    hashed[p] = mixed(place)
+                    place += stride * GAMMA
             for k in range(count):
-                shift = np.uint64(16 * (lane + k))
-                target, weight = (j + k) // group, np.float64(weights[j + k])
+                target, weight = out[b, (j + k) // group], np.float64(weights[j + k])
+                one, two = sums[b, j + k], sums[b, behind + j + k]
                 # A loop of its own for the gather, so that the arithmetic below vectorises; that is
                 # exact in double precision: sums stay under 2^33, gains have 16 bits.
                 if noisy:
                     for p in range(places):
-                        deviate[p] = table[np.int32((hashed[p] >> shift) & np.uint64(0xFFFF))]
+                        deviate[p] = table[lanes[_at(4 * p + lane + k)]]
                 if straight:
                     for p in range(places):
                         total = (
-                            np.float64(sums[b, j + k, p]) * first_counts
-                            + np.float64(sums[b, behind + j + k, p]) * second_counts
+                            np.float64(one[p]) * first_counts + np.float64(two[p]) * second_counts
                         )
                         total += np.rint(deviate[p] * sigma[p])
                         code = np.rint(total * gain)
                         clipped = min(high, max(low, code))
                         saturated += int(code != clipped)
-                        out[b, target, p] += np.int32(weight * clipped)
+                        target[p] += np.int32(weight * clipped)
                 else:
                     own, offset, bow = gains[j + k], offsets[j + k], bows[j + k]
                     for p in range(places):
                         total = (
-                            np.float64(sums[b, j + k, p]) * first_counts
-                            + np.float64(sums[b, behind + j + k, p]) * second_counts
+                            np.float64(one[p]) * first_counts + np.float64(two[p]) * second_counts
                         )
                         total += np.rint(deviate[p] * sigma[p])
                         level = total * own
@@ -200,7 +203,7 @@ def _convert(  # type: ignore[no-untyped-def]  # numba infers
                         code = np.rint(level + (offset + bow * shape))
                         clipped = min(high, max(low, code))
                         saturated += int(code != clipped)
-                        out[b, target, p] += np.int32(weight * clipped)
+                        target[p] += np.int32(weight * clipped)
             j += count
     return saturated
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from cimctl.analog.eights import EIGHT, add_scaled
 from cimctl.analog.product import Geometry, Steps
 
 Floats = npt.NDArray[np.float32]
@@ -160,7 +161,7 @@ def at_winners(
         Gradients of the rows; of the inputs; and (outputs, 2) the sums of gradient times code, and
         of the gradient.
     """
-    d_rows, sums = np.zeros_like(rows), np.zeros((len(rows), 2), dtype=np.float32)
+    d_rows, sums = np.empty_like(rows), np.zeros((len(rows), 2), dtype=np.float32)
     d_images = np.empty(inputs.shape if images else (0, 0, 0, 0), dtype=np.float32)
     _at_winners(
         np.ascontiguousarray(gradient), winners, np.ascontiguousarray(inputs), rows, images,
@@ -210,15 +211,21 @@ def _pool(codes, factor, bias, down, right, out, winners):  # type: ignore[no-un
 def _at_winners(gradient, winners, inputs, rows, images, d_rows, d_images, sums):  # type: ignore[no-untyped-def]
     channels, height, width = inputs.shape[1:]
     outputs, kernel, size = rows.shape
-    line = _at(width * channels)
-    pixels = np.empty(height * width * channels, dtype=np.float32)
-    d_pixels = np.empty(pixels.size, dtype=np.float32)
-    slopes, weights, d_weights = gradient.reshape(-1), rows.reshape(-1), d_rows.reshape(-1)
+    # Rows take whole eights; what the last one has too many is zeros, or left out.
+    wide = _at(-(-size // EIGHT) * EIGHT)
+    weights = np.zeros((outputs, kernel, wide), dtype=np.float32)
+    weights[:, :, :size] = rows
+    d_weights = np.zeros_like(weights)
+    pixels = np.zeros(height * width * channels + EIGHT, dtype=np.float32)
+    d_pixels = np.empty_like(pixels)
+    area, each, line = _at(height * width), _at(channels), _at(width * channels)
+    slopes, flat, d_flat = gradient.reshape(-1), inputs.reshape(-1), d_images.reshape(-1)
+    one, d_one = weights.reshape(-1), d_weights.reshape(-1)
     for b in range(len(inputs)):
-        for c in range(channels):
-            for y in range(height):
-                for x in range(width):
-                    pixels[_at((y * width + x) * channels + c)] = inputs[b, c, y, x]
+        image = _at(b) * each * area
+        for c in range(each):
+            for i in range(area):
+                pixels[i * each + c] = flat[image + c * area + i]
         d_pixels[:] = 0
         for o in range(outputs):
             with_code, alone = np.float32(0), np.float32(0)
@@ -226,19 +233,18 @@ def _at_winners(gradient, winners, inputs, rows, images, d_rows, d_images, sums)
                 slope = slopes[winners.pooled[n]]
                 with_code += slope * winners.codes[n]
                 alone += slope
-                pixel, weight = _at(winners.corner[n]) * _at(channels), _at(o * kernel * size)
+                pixel, weight = _at(winners.corner[n]) * each, _at(o * kernel) * wide
                 for _ in range(kernel):
-                    for i in range(_at(size)):
-                        d_weights[weight + i] += slope * pixels[pixel + i]
-                    if images:
-                        for i in range(_at(size)):
-                            d_pixels[pixel + i] += slope * weights[weight + i]
+                    for i in range(_at(0), wide, _at(EIGHT)):
+                        add_scaled(d_one, weight + i, slope, pixels, pixel + i)
+                        if images:
+                            add_scaled(d_pixels, pixel + i, slope, one, weight + i)
                     pixel += line
-                    weight += _at(size)
+                    weight += wide
             sums[o, 0] += with_code
             sums[o, 1] += alone
         if images:
-            for c in range(channels):
-                for y in range(height):
-                    for x in range(width):
-                        d_images[b, c, y, x] = d_pixels[_at((y * width + x) * channels + c)]
+            for c in range(each):
+                for i in range(area):
+                    d_flat[image + c * area + i] = d_pixels[i * each + c]
+    d_rows[:] = d_weights[:, :, :size]
