@@ -22,7 +22,7 @@ from firmware_protocol.geometry import answer_bits, conversion_ends, output_size
 from firmware_protocol.messages import Region
 from sim_backend import aging, cells, mismatch, models, noise, vectors
 from sim_backend.array import Arrays, Units
-from sim_backend.converters import Adding, Codes, Converter, Positions, convert_planes
+from sim_backend.converters import Adding, Codes, Converter, Positions, Sums, convert_planes
 from sim_backend.device import ProgramOutcome
 from sim_backend.feed import Feed, Product, Slot
 from sim_backend.kept import Kept
@@ -274,9 +274,8 @@ class Chip:
             Codes of (batch, outputs) or (batch, outputs, out height, out width), int16 or wider;
             and how many conversions saturated.
         """
-        outputs = sum(self._outputs(product, r) for r in self._grid(product)[0])
+        outputs, blocks = product.outputs, len(product.grid)
         batch, places = self._places(product, len(codes))
-        blocks = len(self._grid(product))
         wide = answer_bits(self.profile.answer_bits, blocks) > 16
         kind = np.int32 if wide else np.int16
         if product.of_vectors:
@@ -305,27 +304,30 @@ class Chip:
         Returns:
             How many conversions saturated.
         """
-        blocks, order = self._grid(product), self._conversion_order(product)
+        converter, order = self._converter(product), iter(product.order)
         saturated, first_input = 0, 0
-        for i, row in enumerate(blocks):
+        for row in product.grid:
             size = self._inputs(product, row[0])
             feed = Feed(inputs, product.window, first_input, size, len(row))
-            noisy = self._read_variance(product) > 0
+            noisy = converter.read_variance > 0
             power = feed.power() if noisy else np.zeros(out[:, 0].shape, dtype=np.float32)
             at = 0
-            for j, region in enumerate(row):
+            for region in row:
                 end = at + self._outputs(product, region)
-                lines, step = self._weight(region, product), self._arrays.step
-                whole = feed.whole_sums(lines, halves=not step)
+                sums: Sums
+                if feed.sums_whole:
+                    sums, step = feed.whole_sums(self._units(region, product)), 1
+                else:
+                    sums, step = feed.sums(self._weight(region, product)), self._arrays.step
                 saturated += convert_planes(
-                    feed.sums(lines) if whole is None else whole,
+                    sums,
                     power,
-                    self._converter(product),
-                    self._positions(product, region, plane, order[i * len(row) + j]),
+                    converter,
+                    self._positions(product, region, plane, next(order)),
                     out[:, at:end],
                     self._line_errors(product, region),
                     _adding(product, weight, end - at),
-                    step if whole is None else step or 1,
+                    step,
                 )
                 at = end
             first_input += size
@@ -341,17 +343,17 @@ class Chip:
             codes: (batch, inputs) integers.
             out: (batch, outputs), added to.
         """
-        order, converter = self._conversion_order(product), self._converter(product)
+        converter, order = self._converter(product), iter(product.order)
         starts = range(0, len(codes), _VECTORS)
-        saturated, first_input, place = 0, 0, 0
-        for row in self._grid(product):
+        saturated, first_input = 0, 0
+        for row in product.grid:
             size, at = self._inputs(product, row[0]), 0
             block = vectors.narrowed(codes[:, first_input : first_input + size])
             parts = [(first, block[first : first + _VECTORS]) for first in starts]
             known = [vectors.moments(part) for _, part in parts]
             for region in row:
                 lines = self._lines_of(region, product, block)
-                positions = self._positions(product, region, 0, order[place])
+                positions = self._positions(product, region, 0, next(order))
                 errors = self._line_errors(product, region)
                 for (first, part), moments in zip(parts, known, strict=True):
                     saturated += convert_vectors(
@@ -359,26 +361,16 @@ class Chip:
                         positions.moved(first), out[first : first + _VECTORS], at, errors,
                     )  # fmt: skip
                 at += self._outputs(product, region)
-                place += 1
             first_input += size
         return saturated
 
-    def _grid(self, product: Product) -> list[tuple[Region, ...]]:
-        """Regions by block of inputs, then by block of outputs."""
-        columns = len(product.regions) // product.row_blocks
-        rows = [product.regions[i * columns : (i + 1) * columns] for i in range(product.row_blocks)]
-        return [tuple(r) for r in zip(*rows, strict=True)] if product.transposed else rows
-
-    def _inputs(self, product: Product, region: Region) -> int:
-        return self._lines(product, region)[0]
-
-    def _outputs(self, product: Product, region: Region) -> int:
-        return self._lines(product, region)[1]
+    @staticmethod
+    def _inputs(product: Product, region: Region) -> int:
+        return product.lines(region)[0]
 
     @staticmethod
-    def _lines(product: Product, region: Region) -> tuple[int, int]:
-        columns = region.columns // product.columns_each
-        return (columns, region.rows) if product.transposed else (region.rows, columns)
+    def _outputs(product: Product, region: Region) -> int:
+        return product.lines(region)[1]
 
     def _units(self, region: Region, product: Product) -> Units:
         """(conversions, inputs) conductances, or differences of them."""
@@ -440,16 +432,6 @@ class Chip:
             adc_variance=(faults.adc_noise_lsb * lsb) ** 2 + column**2 * self._noise_growth(),
         )
 
-    def _conversion_order(self, product: Product) -> list[tuple[int, int]]:
-        """(place of each region among its tile's regions, how many that tile has)."""
-        grid = [region for row in self._grid(product) for region in row]
-        seen: dict[int, int] = {}
-        places = []
-        for region in grid:
-            places.append(seen.get(region.tile, 0))
-            seen[region.tile] = places[-1] + 1
-        return [(p, seen[r.tile]) for p, r in zip(places, grid, strict=True)]
-
     def _positions(
         self,
         product: Product,
@@ -492,7 +474,7 @@ class Chip:
         self._versions[tile] += 1
 
     def _count_product(self, product: Product, vectors: int, saturated: int) -> None:
-        grid = self._grid(product)
+        grid = product.grid
         for line in grid:
             for region in line:
                 self.cells.positions[region.tile] += np.uint64(vectors)

@@ -36,16 +36,11 @@ def window_sums(images: Images, weight: Weights, window: Window) -> Sums:
     Returns:
         (batch, lines, places).
     """
-    height, width = output_size(window)
-    lines, taps = weight.shape
-    filled = np.zeros((-(-lines // _LINES) * _LINES, -(-taps // _TAPS) * _TAPS))
-    filled[:lines, :taps] = weight
-    offsets = np.zeros(filled.shape[1], dtype=np.int64)
-    offsets[:taps] = _offsets(images, window)
-    out = np.empty((len(images), lines, height * width))
+    w, size = window, output_size(window)
+    out = np.empty((len(images), len(weight), size[0] * size[1]))
     _sums(
-        np.ascontiguousarray(images), filled, offsets, (window.stride_y, window.stride_x),
-        (height, width), out,
+        np.ascontiguousarray(images), weight, (w.kernel_height, w.kernel_width),
+        (w.stride_y, w.stride_x), (w.dilation_y, w.dilation_x), size, out,
     )  # fmt: skip
     return out
 
@@ -60,21 +55,20 @@ def window_sums_numpy(images: Images, weight: Weights, window: Window) -> Sums:
     return np.asarray(weight @ vectors)
 
 
-def _offsets(images: Images, window: Window) -> npt.NDArray[np.int64]:
-    """(inputs,) where in an image each input of the first place is."""
-    _, channels, height, width = images.shape
-    channel = np.arange(channels)[:, None, None] * (height * width)
-    row = np.arange(window.kernel_height)[:, None] * (window.dilation_y * width)
-    column = np.arange(window.kernel_width) * window.dilation_x
-    offsets: npt.NDArray[np.int64] = (channel + row + column).reshape(-1)
-    return offsets
-
-
 # A multiplication fused with an addition rounds once instead of twice; of integers below 2^53
 # neither rounds, so the bits are the same with and without.
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})  # type: ignore[misc, unused-ignore]
-def _sums(images, weight, offsets, stride, size, out):  # type: ignore[no-untyped-def]
-    lines, across, down = out.shape[1], stride[1], images.shape[3] * stride[0]
+def _sums(images, weight, kernel, stride, dilation, size, out):  # type: ignore[no-untyped-def]
+    (lines, taps), wide = weight.shape, images.shape[3]
+    filled = np.zeros((-(-lines // _LINES) * _LINES, -(-taps // _TAPS) * _TAPS))
+    filled[:lines, :taps] = weight
+    # Where in an image each input of the first place is.
+    offsets = np.zeros(filled.shape[1], dtype=np.int64)
+    for t in range(taps):
+        channel, place = divmod(t, kernel[0] * kernel[1])
+        y, x = divmod(place, kernel[1])
+        offsets[t] = (channel * images.shape[2] + y * dilation[0]) * wide + x * dilation[1]
+    across, down = stride[1], wide * stride[0]
     span = (size[0] - 1) * down + (size[1] - 1) * across + 1
     pixels = np.empty(images[0].size, dtype=np.float64)
     # Four lines at a time share what is loaded.
@@ -87,8 +81,8 @@ def _sums(images, weight, offsets, stride, size, out):  # type: ignore[no-untype
             for t in range(0, offsets.size, _TAPS):
                 i0, i1, i2 = _at(offsets[t]), _at(offsets[t + 1]), _at(offsets[t + 2])
                 i3, i4 = _at(offsets[t + 3]), _at(offsets[t + 4])
-                u, v = _five(weight[j], t), _five(weight[j + 1], t)
-                y, z = _five(weight[j + 2], t), _five(weight[j + 3], t)
+                u, v = _five(filled[j], t), _five(filled[j + 1], t)
+                y, z = _five(filled[j + 2], t), _five(filled[j + 3], t)
                 for x in range(_at(span)):
                     p = (
                         pixels[x + i0], pixels[x + i1], pixels[x + i2], pixels[x + i3],
