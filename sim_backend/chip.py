@@ -8,6 +8,7 @@ batch it is summed.  Many vectors go in bytes where these sum exactly (``sim_bac
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ _Place = tuple[Region, bool, bool]
 _WEIGHTS_EACH, _WEIGHTS_LEAST = 8, 1 << 26
 #: vectors at a time, so that their sums stay in the cache
 _VECTORS = 1024
+#: products whose costs are remembered
+_PRODUCTS = 256
 
 
 class Chip:
@@ -59,6 +62,7 @@ class Chip:
         self.device = models.build(profile, seed)
         self._convert_keys = [self._key(t, c.STREAM_CONVERT) for t in range(profile.chip.tiles)]
         self._read_keys = [self._key(t, c.STREAM_READ) for t in range(profile.chip.tiles)]
+        self._answer_bits = profile.answer_bits
         self._versions = [0] * profile.chip.tiles
         self._arrays = Arrays(profile, seed, self.cells.conductances)
         self._errors = [
@@ -68,6 +72,7 @@ class Chip:
         room = max(_WEIGHTS_LEAST, _WEIGHTS_EACH * self.cells.conductances.size)
         self._weights: Kept[_Place, Tensor] = Kept(room)
         self._bytes: Kept[_Place, vectors.Lines] = Kept(room // 2)
+        self._spent = lru_cache(_PRODUCTS)(self._spend)
         self.reboot()
 
     def reboot(self) -> None:
@@ -276,7 +281,7 @@ class Chip:
         """
         outputs, blocks = product.outputs, len(product.grid)
         batch, places = self._places(product, len(codes))
-        wide = answer_bits(self.profile.answer_bits, blocks) > 16
+        wide = answer_bits(self._answer_bits, blocks) > 16
         kind = np.int32 if wide else np.int16
         if product.of_vectors:
             out = np.zeros((places, outputs), dtype=kind)
@@ -474,24 +479,24 @@ class Chip:
         self._versions[tile] += 1
 
     def _count_product(self, product: Product, vectors: int, saturated: int) -> None:
-        grid = product.grid
-        for line in grid:
-            for region in line:
-                self.cells.positions[region.tile] += np.uint64(vectors)
-        spent = costs.product(
-            self.profile,
-            grid,
-            vectors,
-            transposed=product.transposed,
-            differential=product.differential,
-            planes=product.steps,
-        )
-        add = self.cells.add
+        for region in product.regions:
+            self.cells.positions[region.tile] += np.uint64(vectors)
+        spent, add = self._spent(product, vectors), self.cells.add
         add("vectors", vectors)
         add("steps", spent.steps)
         add("tile_operations", spent.tile_operations)
         add("conversions", spent.conversions)
         add("saturations", saturated)
+
+    def _spend(self, product: Product, vectors: int) -> costs.Counts:
+        return costs.product(
+            self.profile,
+            product.grid,
+            vectors,
+            transposed=product.transposed,
+            differential=product.differential,
+            planes=product.steps,
+        )
 
     def _count_read(self, region: Region, samples: int) -> None:
         self.cells.add("steps", region.rows * samples)

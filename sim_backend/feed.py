@@ -33,9 +33,9 @@ class Slot:
     shift: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Product:
-    """One vector-matrix multiply, checked already.
+    """One vector-matrix multiply, checked already; what follows from it is kept with it.
 
     Attributes:
         slot: analog settings.
