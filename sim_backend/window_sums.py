@@ -59,31 +59,46 @@ def window_sums_numpy(images: Images, weight: Weights, window: Window) -> Sums:
 # neither rounds, so the bits are the same with and without.
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})  # type: ignore[misc, unused-ignore]
 def _sums(images, weight, kernel, stride, dilation, size, out):  # type: ignore[no-untyped-def]
-    (lines, taps), wide = weight.shape, images.shape[3]
+    (lines, taps), (_, channels, height, _) = weight.shape, images.shape
     filled = np.zeros((-(-lines // _LINES) * _LINES, -(-taps // _TAPS) * _TAPS))
     filled[:lines, :taps] = weight
-    # Where in an image each input of the first place is.
+    # Rows that follow each other in an output stand below each other, those between them after.
+    rows, wide = -(-height // stride[0]), _at(size[1])
+    row = [((y % stride[0]) * rows + y // stride[0]) * size[1] for y in range(height)]
+    plane = rows * stride[0] * size[1]
     offsets = np.zeros(filled.shape[1], dtype=np.int64)
     for t in range(taps):
         channel, place = divmod(t, kernel[0] * kernel[1])
         y, x = divmod(place, kernel[1])
-        offsets[t] = (channel * images.shape[2] + y * dilation[0]) * wide + x * dilation[1]
-    across, down = stride[1], wide * stride[0]
-    span = (size[0] - 1) * down + (size[1] - 1) * across + 1
-    pixels = np.empty(images[0].size, dtype=np.float64)
-    # Four lines at a time share what is loaded.
-    found = np.empty((_LINES, span), dtype=np.float64)
-    one, two, three, four = found[0], found[1], found[2], found[3]
+        offsets[t] = (channel * kernel[1] + x) * plane + row[y * dilation[0]]
+    pixels = np.zeros(channels * kernel[1] * plane, dtype=np.float64)
+    flat, spare = images.reshape(-1), np.empty(size[0] * size[1], dtype=np.float64)
     for b in range(len(images)):
-        pixels[:] = images[b].reshape(-1)
+        for c in range(channels):
+            for y in range(height):
+                line = _at(((b * channels + c) * height + y) * images.shape[3])
+                for k in range(kernel[1]):
+                    start = _at((c * kernel[1] + k) * plane + row[y])
+                    first = line + _at(k * dilation[1])
+                    # A loop of its own without a stride, which is copied many numbers at a time.
+                    if stride[1] == 1:
+                        for x in range(wide):
+                            pixels[start + x] = flat[first + x]
+                    else:
+                        for x in range(wide):
+                            pixels[start + x] = flat[first + x * _at(stride[1])]
+        # Four lines at a time share what is loaded.
         for j in range(0, lines, _LINES):
-            found[:] = 0
+            one, two = out[b, j], out[b, j + 1] if j + 1 < lines else spare
+            three = out[b, j + 2] if j + 2 < lines else spare
+            four = out[b, j + 3] if j + 3 < lines else spare
+            one[:], two[:], three[:], four[:] = 0, 0, 0, 0
             for t in range(0, offsets.size, _TAPS):
                 i0, i1, i2 = _at(offsets[t]), _at(offsets[t + 1]), _at(offsets[t + 2])
                 i3, i4 = _at(offsets[t + 3]), _at(offsets[t + 4])
                 u, v = _five(filled[j], t), _five(filled[j + 1], t)
                 y, z = _five(filled[j + 2], t), _five(filled[j + 3], t)
-                for x in range(_at(span)):
+                for x in range(_at(one.size)):
                     p = (
                         pixels[x + i0], pixels[x + i1], pixels[x + i2], pixels[x + i3],
                         pixels[x + i4],
@@ -92,8 +107,6 @@ def _sums(images, weight, kernel, stride, dilation, size, out):  # type: ignore[
                     two[x] += _dot(v, p)
                     three[x] += _dot(y, p)
                     four[x] += _dot(z, p)
-            for k in range(min(_LINES, lines - j)):
-                _keep(found[k], out[b, j + k], size, down, across)
 
 
 @numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
@@ -104,17 +117,3 @@ def _five(line, t):  # type: ignore[no-untyped-def]
 @numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
 def _dot(u, p):  # type: ignore[no-untyped-def]
     return u[0] * p[0] + u[1] * p[1] + u[2] * p[2] + u[3] * p[3] + u[4] * p[4]
-
-
-@numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
-def _keep(line, out, size, down, across):  # type: ignore[no-untyped-def]
-    """Copies the places that count."""
-    for y in range(size[0]):
-        first, place = _at(y * down), _at(y * size[1])
-        # A loop of its own without a stride, which is copied many numbers at a time.
-        if across == 1:
-            for x in range(_at(size[1])):
-                out[place + x] = line[first + x]
-        else:
-            for x in range(_at(size[1])):
-                out[place + x] = line[first + x * _at(across)]
