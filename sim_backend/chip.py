@@ -23,7 +23,7 @@ from firmware_protocol.geometry import answer_bits, conversion_ends, output_size
 from firmware_protocol.messages import Region
 from sim_backend import aging, cells, mismatch, models, noise, vectors
 from sim_backend.array import Arrays, Units
-from sim_backend.converters import Adding, Codes, Converter, Positions, Sums, convert_planes
+from sim_backend.converters import Adding, Codes, Converter, Positions, convert_planes
 from sim_backend.device import ProgramOutcome
 from sim_backend.feed import Feed, Product, Slot
 from sim_backend.kept import Kept
@@ -31,6 +31,7 @@ from sim_backend.mismatch import LineErrors
 from sim_backend.outer import Trains
 from sim_backend.planes import applied
 from sim_backend.vector_converters import convert_vectors
+from sim_backend.window_products import convert_windows
 
 Tensor = torch.Tensor
 #: region, whether transposed, whether differential
@@ -316,24 +317,23 @@ class Chip:
             feed = Feed(inputs, product.window, first_input, size, len(row))
             noisy = converter.read_variance > 0
             power = feed.power() if noisy else np.zeros(out[:, 0].shape, dtype=np.float32)
-            at = 0
+            images, at = feed.few_channels, 0
             for region in row:
                 end = at + self._outputs(product, region)
-                sums: Sums
-                if feed.sums_whole:
-                    sums, step = feed.whole_sums(self._units(region, product)), 1
-                else:
-                    sums, step = feed.sums(self._weight(region, product)), self._arrays.step
-                saturated += convert_planes(
-                    sums,
+                how = (
                     power,
                     converter,
                     self._positions(product, region, plane, next(order)),
                     out[:, at:end],
                     self._line_errors(product, region),
                     _adding(product, weight, end - at),
-                    step,
                 )
+                if images is not None and product.window is not None:
+                    units = self._units(region, product).astype(np.float64, order="C")
+                    saturated += convert_windows(images, units, product.window, *how)
+                else:
+                    sums = feed.sums(self._weight(region, product))
+                    saturated += convert_planes(sums, *how, self._arrays.step)
                 at = end
             first_input += size
         return saturated

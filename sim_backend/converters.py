@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -99,33 +99,40 @@ def convert_planes(
     Returns:
         How many conversions saturated.
     """
+    conversions = sums.shape[1] if step else sums.shape[1] // 2
+    shared = arguments(conversions, settings, positions, errors, adding, step)
+    return int(convert_compiled(sums, power, out, np.uint64(positions.first), *shared))
+
+
+def arguments(
+    conversions: int,
+    settings: Converter,
+    positions: Positions,
+    errors: LineErrors | None,
+    adding: Adding | None,
+    step: int,
+) -> tuple[Any, ...]:
+    """What ``convert_compiled`` takes beside arrays and the first position."""
     gain = settings.multiplier * 2.0**-settings.shift
     gains, offsets, bows = errors or (_NONE, _NONE, _NONE)
-    conversions = sums.shape[1] if step else sums.shape[1] // 2
     group, weights = adding or (1, np.ones(conversions, dtype=np.int32))
-    return int(
-        _convert(
-            sums,
-            power,
-            quantile_table(),
-            np.uint64(positions.key),
-            np.uint64(positions.first),
-            np.uint64(positions.stride),
-            positions.column,
-            gain,
-            float(settings.low),
-            float(settings.high),
-            settings.read_variance,
-            settings.adc_variance,
-            gains * gain,
-            offsets,
-            bows,
-            group,
-            weights,
-            # Of a sum and of what stands so many lines behind it, which is none with a step.
-            (float(step), 0.0, 0) if step else (256.0, 1.0, conversions),
-            out,
-        )
+    return (
+        quantile_table(),
+        np.uint64(positions.key),
+        np.uint64(positions.stride),
+        positions.column,
+        gain,
+        float(settings.low),
+        float(settings.high),
+        settings.read_variance,
+        settings.adc_variance,
+        gains * gain,
+        offsets,
+        bows,
+        group,
+        weights,
+        # Of a sum and of what stands so many lines behind it, which is none with a step.
+        (float(step), 0.0, 0) if step else (256.0, 1.0, conversions),
     )
 
 
@@ -141,9 +148,9 @@ def bowed(share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _convert(  # type: ignore[no-untyped-def]  # numba infers
-    sums, power, table, key, first, stride, column, gain, low, high, read, adc, gains, offsets,
-    bows, group, weights, counting, out,
+def convert_compiled(  # type: ignore[no-untyped-def]  # numba infers
+    sums, power, out, first, table, key, stride, column, gain, low, high, read, adc, gains,
+    offsets, bows, group, weights, counting,
 ):  # fmt: skip
     batch, conversions, places = sums.shape[0], weights.size, sums.shape[2]
     first_counts, second_counts, behind = counting

@@ -13,10 +13,9 @@ import torch.nn.functional as F  # noqa: N812 - the name that torch users know
 
 from firmware_protocol.geometry import output_size
 from firmware_protocol.messages import Region, Window
-from sim_backend.array import Units
 from sim_backend.planes import Coding
 from sim_backend.power import window_power
-from sim_backend.window_sums import MOST_CHANNELS, window_sums
+from sim_backend.window_sums import MOST_CHANNELS
 
 Tensor = torch.Tensor
 #: small images that many regions multiply are unrolled once, which is faster than convolving each
@@ -148,15 +147,11 @@ class Feed:
         return result.flatten(2).numpy()
 
     @property
-    def sums_whole(self) -> bool:
-        """Whether ``whole_sums`` is faster than ``sums``, and possible."""
-        few = self._window is not None and not self._unroll
-        return few and self._image.shape[1] <= MOST_CHANNELS
-
-    def whole_sums(self, units: Units) -> npt.NDArray[np.float64]:
-        """(batch, conversions, places) exact sums of (conversions, inputs) conductances."""
-        assert self._window is not None
-        return window_sums(self._image.numpy(), units.astype(np.float64, order="C"), self._window)
+    def few_channels(self) -> npt.NDArray[np.float32] | None:
+        """Images whose sums ``convert_windows`` makes faster than ``sums``; else None."""
+        if self._window is None or self._unroll or self._image.shape[1] > MOST_CHANNELS:
+            return None
+        return self._image.numpy()
 
     def power(self) -> npt.NDArray[np.float32]:
         """(batch, places) sums of squared input codes; vectors are places of one batch."""

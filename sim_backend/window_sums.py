@@ -7,6 +7,8 @@ over the right edge are worked out with the others, and left out of the result.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,15 @@ _TAPS, _LINES = 5, 4
 _at = np.uintp
 
 
+class Shape(NamedTuple):
+    """A window, and the places that it takes: rows first."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    size: tuple[int, int]
+
+
 def window_sums(images: Images, weight: Weights, window: Window) -> Sums:
     """What a window makes of images, times weights.
 
@@ -36,13 +47,19 @@ def window_sums(images: Images, weight: Weights, window: Window) -> Sums:
     Returns:
         (batch, lines, places).
     """
-    w, size = window, output_size(window)
-    out = np.empty((len(images), len(weight), size[0] * size[1]))
-    _sums(
-        np.ascontiguousarray(images), weight, (w.kernel_height, w.kernel_width),
-        (w.stride_y, w.stride_x), (w.dilation_y, w.dilation_x), size, out,
-    )  # fmt: skip
+    places = output_size(window)
+    out = np.empty((len(images), len(weight), places[0] * places[1]))
+    _sums(np.ascontiguousarray(images), weight, shape_of(window), out)
     return out
+
+
+def shape_of(window: Window) -> Shape:
+    """What the compiled functions want to know of a window."""
+    w = window
+    return Shape(
+        (w.kernel_height, w.kernel_width), (w.stride_y, w.stride_x), (w.dilation_y, w.dilation_x),
+        output_size(w),
+    )  # fmt: skip
 
 
 def window_sums_numpy(images: Images, weight: Weights, window: Window) -> Sums:
@@ -55,58 +72,75 @@ def window_sums_numpy(images: Images, weight: Weights, window: Window) -> Sums:
     return np.asarray(weight @ vectors)
 
 
-# A multiplication fused with an addition rounds once instead of twice; of integers below 2^53
-# neither rounds, so the bits are the same with and without.
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})  # type: ignore[misc, unused-ignore]
-def _sums(images, weight, kernel, stride, dilation, size, out):  # type: ignore[no-untyped-def]
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
+def _sums(images, weight, shape, out):  # type: ignore[no-untyped-def]
+    prepared = prepare(images, weight, shape)
+    for b in range(len(images)):
+        image_sums(images[b], shape, prepared, out[b])
+
+
+@numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
+def prepare(images, weight, shape):  # type: ignore[no-untyped-def]
+    """Compiled: whole fives of fours of weights, and where inputs and rows of an image go."""
     (lines, taps), (_, channels, height, _) = weight.shape, images.shape
     filled = np.zeros((-(-lines // _LINES) * _LINES, -(-taps // _TAPS) * _TAPS))
     filled[:lines, :taps] = weight
     # Rows that follow each other in an output stand below each other, those between them after.
-    rows, wide = -(-height // stride[0]), _at(size[1])
-    row = [((y % stride[0]) * rows + y // stride[0]) * size[1] for y in range(height)]
-    plane = rows * stride[0] * size[1]
+    apart, wide = shape.stride[0], shape.size[1]
+    rows = -(-height // apart)
+    row = np.empty(height, dtype=np.int64)
+    for y in range(height):
+        row[y] = ((y % apart) * rows + y // apart) * wide
+    plane = rows * apart * wide
     offsets = np.zeros(filled.shape[1], dtype=np.int64)
     for t in range(taps):
-        channel, place = divmod(t, kernel[0] * kernel[1])
-        y, x = divmod(place, kernel[1])
-        offsets[t] = (channel * kernel[1] + x) * plane + row[y * dilation[0]]
-    pixels = np.zeros(channels * kernel[1] * plane, dtype=np.float64)
-    flat, spare = images.reshape(-1), np.empty(size[0] * size[1], dtype=np.float64)
-    for b in range(len(images)):
-        for c in range(channels):
-            for y in range(height):
-                line = _at(((b * channels + c) * height + y) * images.shape[3])
-                for k in range(kernel[1]):
-                    start = _at((c * kernel[1] + k) * plane + row[y])
-                    first = line + _at(k * dilation[1])
-                    # A loop of its own without a stride, which is copied many numbers at a time.
-                    if stride[1] == 1:
-                        for x in range(wide):
-                            pixels[start + x] = flat[first + x]
-                    else:
-                        for x in range(wide):
-                            pixels[start + x] = flat[first + x * _at(stride[1])]
-        # Four lines at a time share what is loaded.
-        for j in range(0, lines, _LINES):
-            one, two = out[b, j], out[b, j + 1] if j + 1 < lines else spare
-            three = out[b, j + 2] if j + 2 < lines else spare
-            four = out[b, j + 3] if j + 3 < lines else spare
-            one[:], two[:], three[:], four[:] = 0, 0, 0, 0
-            for t in range(0, offsets.size, _TAPS):
-                i0, i1, i2 = _at(offsets[t]), _at(offsets[t + 1]), _at(offsets[t + 2])
-                i3, i4 = _at(offsets[t + 3]), _at(offsets[t + 4])
-                u, v = _five(filled[j], t), _five(filled[j + 1], t)
-                y, z = _five(filled[j + 2], t), _five(filled[j + 3], t)
-                for x in range(_at(one.size)):
-                    p = (
-                        pixels[x + i0], pixels[x + i1], pixels[x + i2], pixels[x + i3],
-                        pixels[x + i4],
-                    )  # fmt: skip
-                    one[x] += _dot(u, p)
-                    two[x] += _dot(v, p)
-                    three[x] += _dot(y, p)
-                    four[x] += _dot(z, p)
+        channel, place = divmod(t, shape.kernel[0] * shape.kernel[1])
+        y, x = divmod(place, shape.kernel[1])
+        offsets[t] = (channel * shape.kernel[1] + x) * plane + row[y * shape.dilation[0]]
+    pixels = np.zeros(channels * shape.kernel[1] * plane, dtype=np.float64)
+    return filled, offsets, row, pixels, np.empty(shape.size[0] * wide, dtype=np.float64)
+
+
+# A multiplication fused with an addition rounds once instead of twice; of integers below 2^53
+# neither rounds, so the bits are the same with and without.
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})  # type: ignore[misc, unused-ignore]
+def image_sums(image, shape, prepared, out):  # type: ignore[no-untyped-def]
+    """Compiled: (lines, places) sums of one image, by what ``prepare`` gave."""
+    filled, offsets, row, pixels, spare = prepared
+    (channels, height, across), wide, lines = image.shape, _at(shape.size[1]), len(out)
+    flat, plane = image.reshape(-1), pixels.size // (channels * shape.kernel[1])
+    for c in range(channels):
+        for y in range(height):
+            for k in range(shape.kernel[1]):
+                start = _at((c * shape.kernel[1] + k) * plane + row[y])
+                first = _at((c * height + y) * across + k * shape.dilation[1])
+                # A loop of its own without a stride, which is copied many numbers at a time.
+                if shape.stride[1] == 1:
+                    for x in range(wide):
+                        pixels[start + x] = flat[first + x]
+                else:
+                    for x in range(wide):
+                        pixels[start + x] = flat[first + x * _at(shape.stride[1])]
+    # Four lines at a time share what is loaded.
+    for j in range(0, lines, _LINES):
+        one, two = out[j], out[j + 1] if j + 1 < lines else spare
+        three = out[j + 2] if j + 2 < lines else spare
+        four = out[j + 3] if j + 3 < lines else spare
+        one[:], two[:], three[:], four[:] = 0, 0, 0, 0
+        for t in range(0, offsets.size, _TAPS):
+            i0, i1, i2 = _at(offsets[t]), _at(offsets[t + 1]), _at(offsets[t + 2])
+            i3, i4 = _at(offsets[t + 3]), _at(offsets[t + 4])
+            u, v = _five(filled[j], t), _five(filled[j + 1], t)
+            y, z = _five(filled[j + 2], t), _five(filled[j + 3], t)
+            for x in range(_at(one.size)):
+                p = (
+                    pixels[x + i0], pixels[x + i1], pixels[x + i2], pixels[x + i3],
+                    pixels[x + i4],
+                )  # fmt: skip
+                one[x] += _dot(u, p)
+                two[x] += _dot(v, p)
+                three[x] += _dot(y, p)
+                four[x] += _dot(z, p)
 
 
 @numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
