@@ -76,15 +76,18 @@ class MixedPrecision(Algorithm):
     def _write(self, due: Tensor, values: Tensor) -> None:
         """Programs weights: ``due`` are ascending indices into the flat copy."""
         read_back = self.settings.weight_copy == "read-back"
-        cuts = np.searchsorted(due.cpu().numpy(), self._starts).tolist()
+        index, wanted = due.cpu().numpy(), values.cpu().double().numpy()
+        cuts = np.searchsorted(index, self._starts).tolist()
         pieces = zip(self.layers, self._starts, cuts, [*cuts[1:], len(due)], strict=True)
         parts = [
-            (layer, slice(first, last), due[first:last] - start)
+            (layer, slice(first, last), start)
             for layer, start, first, last in pieces
             if first < last
         ]
         rule = self.layers[0].rule
-        writes = joined([layer.writes_of(index, values[mine]) for layer, mine, index in parts])
+        writes = joined(
+            [layer.writes_of(index[mine] - start, wanted[mine]) for layer, mine, start in parts]
+        )
         pairs = write_verify(self._board, writes, rule.cycles, rule.tolerance, read_back=read_back)
         for layer, mine, _ in parts:
             layer.writes += mine.stop - mine.start

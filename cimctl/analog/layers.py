@@ -206,7 +206,7 @@ class AnalogLayer(nn.Module):
         Returns:
             The weights read back, or None.
         """
-        writes = self.writes_of(index, values)
+        writes = self.writes_of(index.cpu().numpy(), values.detach().cpu().double().numpy())
         pairs = write_verify(
             self._board,
             writes,
@@ -217,11 +217,10 @@ class AnalogLayer(nn.Module):
         self.writes += len(index)
         return None if pairs is None else self.weights_of(pairs)
 
-    def writes_of(self, index: Tensor, values: Tensor) -> Writes:
+    def writes_of(self, index: np.ndarray[Any, Any], weights: np.ndarray[Any, Any]) -> Writes:
         """Where those weights are, and what their pairs shall be (``program``)."""
-        flat = index.cpu().numpy()
-        targets = self._targets(flat, values.detach().cpu().double().numpy())
-        return Writes(self._places[flat], np.stack(targets, 1).astype(np.uint16))
+        targets = self._targets(index, weights)
+        return Writes(self._places[index], np.stack(targets, 1).astype(np.uint16))
 
     def weights_of(self, pairs: np.ndarray[Any, Any]) -> Tensor:
         """(weights,) of (weights, 2) conductances."""
