@@ -1,9 +1,9 @@
-"""Training LeNet in mixed precision through the wire, beside aihwkit's: images a processor second.
+"""Training in mixed precision through the wire, beside aihwkit's and plain FP32 PyTorch.
 
-The LeNet of arXiv 2305.14547 (4-12-10) on the embedded digits, 28 x 28, batch 64.  Ours runs
-through frames in this process with all its writes; aihwkit's ``MixedPrecisionCompound`` on its
-authors' ReRAM device with soft bounds runs in a process of its own.  They take turns, with one
-thread each and the same images.
+The LeNet of arXiv 2305.14547 (4-12-10) and LeNet-5 (6-16-120-84-10), batch 64, on the embedded
+digits, 28 x 28.  Ours runs through frames in this process with all its writes, and so does plain
+FP32; aihwkit's ``MixedPrecisionCompound`` on its authors' ReRAM device with soft bounds runs in a
+process of its own.  They take turns, with one thread each and the same images.
 
     python benchmarks/mixed_precision_speed.py [--environment DIR] [--turns 10] [--json FILE]
 """
@@ -24,6 +24,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from in_memory_speed import lenet5
 from oracle.turns import ENVIRONMENT, Oracle
 
 from cimctl import datasets
@@ -33,53 +34,67 @@ from cimctl.connect import BoardOptions, connect
 from cimctl.training.config import RunConfig
 from cimctl.training.trainer import Trainer
 
+__all__ = ["lenet5"]
 BATCH, BATCHES_A_TURN, WARM_UP = 64, 2, 200
-#: times as many images a second as aihwkit
+OURS, PLAIN, THEIRS = "mixed-precision", "fp32", "aihwkit"
+#: name of each network here, by the oracle's
+NETWORKS = {"lenet": "lenet", "lenet-5": f"{__file__}:lenet5"}
+#: times as many images a second as aihwkit, on the paper's LeNet
 BAR = 10.0
 
 
-def measure(turns: int, oracle: Oracle, folder: Path) -> Turns:
-    """Seconds of a batch on both sides, turn by turn; the first turn does not count."""
+def measure(network: str, turns: int, oracle: Oracle, folder: Path) -> Turns:
+    """Seconds of a batch of each, turn by turn; the first turn does not count."""
     data = datasets.load("digits", None)
     total = WARM_UP + (turns + 1) * BATCHES_A_TURN
-    file = folder / "digits.npz"
+    file, board_file = folder / "digits.npz", folder / "board.yaml"
     np.savez(file, images=data.train_images, labels=data.train_labels)
-    found = Turns({"ours": [], "theirs": []}, {})
-    with connect(BoardOptions("emu")) as board:
-        config = RunConfig(
-            "lenet", "emu", "digits", "mixed-precision", 1, total, BATCH, 0, "read", Settings()
-        )
-        trainer = Trainer(config, data, board, folder)
-        order = trainer.order(0)
+    board_file.write_text(
+        "name: forty-tiles\nsummary: room for LeNet-5\nextends: emu\nchip: {tiles: 40}\n"
+    )
+    found = Turns({OURS: [], PLAIN: [], THEIRS: []}, {})
+    with connect(BoardOptions("emu" if network == "lenet" else str(board_file))) as board:
+        trainers = {
+            name: Trainer(
+                RunConfig(
+                    NETWORKS[network], board.profile.name, "digits", name, 1, total, BATCH, 0,
+                    "read", Settings(),
+                ),
+                data, board, folder,
+            )
+            for name in (OURS, PLAIN)
+        }  # fmt: skip
+        order = trainers[OURS].order(0)
         for batch in order[:WARM_UP]:
-            trainer.batch(batch)
+            for trainer in trainers.values():
+                trainer.batch(batch)
         for first in range(WARM_UP, total, BATCHES_A_TURN):
             chosen = order[first : first + BATCHES_A_TURN]
-            start = time.process_time()
-            for batch in chosen:
-                trainer.batch(batch)
-            ours = time.process_time() - start
-            theirs = oracle.seconds(
-                do="train", algorithm="mixed-precision", network="lenet", batch=BATCH,
+            seconds = {}
+            for name, trainer in trainers.items():
+                start = time.process_time()
+                for batch in chosen:
+                    trainer.batch(batch)
+                seconds[name] = time.process_time() - start
+            seconds[THEIRS] = oracle.seconds(
+                do="train", algorithm="mixed-precision", network=network, batch=BATCH,
                 data=str(file), images=chosen.reshape(-1).tolist(),
             )  # fmt: skip
             if first > WARM_UP:
-                found.processor["ours"].append(ours / BATCHES_A_TURN)
-                found.processor["theirs"].append(theirs / BATCHES_A_TURN)
+                for name, each in seconds.items():
+                    found.processor[name].append(each / BATCHES_A_TURN)
     return found
 
 
 def table(found: Turns) -> dict[str, Any]:
-    """Images a second of both sides, and how many times as many ours has."""
-    rates = {
-        name: Spread.of([BATCH / s for s in seconds]) for name, seconds in found.processor.items()
-    }
+    """Images a second of each, and how many times as many ours has as the others."""
+    rates = {name: Spread.of([BATCH / s for s in each]) for name, each in found.processor.items()}
     return {
-        "measure": "LeNet, batch 64, mixed precision through the wire beside aihwkit's",
         "images_per_second": {name: asdict(rate) for name, rate in rates.items()},
-        "ratio": asdict(found.ratio("theirs", "ours")),
-        "turns": len(found.processor["ours"]),
-        "bar": BAR,
+        "over_aihwkit": asdict(found.ratio(THEIRS, OURS)),
+        "fp32_over_aihwkit": asdict(found.ratio(THEIRS, PLAIN)),
+        "over_fp32": asdict(found.ratio(PLAIN, OURS)),
+        "turns": len(found.processor[OURS]),
     }
 
 
@@ -90,15 +105,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    result = {}
     with tempfile.TemporaryDirectory() as folder, Oracle(options.environment) as oracle:
-        found = measure(options.turns, oracle, Path(folder))
-    result = table(found)
-    for name in ("ours", "theirs"):
-        rate = Spread(**result["images_per_second"][name])
-        print(f"{name:6} {rate.median:7.0f} images a second ({rate.low:.0f} to {rate.high:.0f})")
-    print(f"{found.ratio('theirs', 'ours')} times as many, bar {BAR:g}")
+        for network in NETWORKS:
+            found = measure(network, options.turns, oracle, Path(folder))
+            result[network] = table(found)
+            for name, rate in result[network]["images_per_second"].items():
+                print(f"{network:8} {name:16} {Spread(**rate)} images a second")
+            print(f"{network:8} {found.ratio(THEIRS, OURS)} times aihwkit's, bar {BAR:g} on lenet")
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        document = {"measure": "mixed precision, batch 64", "bar": BAR, "networks": result}
+        options.json.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

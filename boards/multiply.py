@@ -264,7 +264,7 @@ class Multiplier:
         if window is None:
             return request.vectors([codes], len(codes))
         if unrolls:
-            places = int(np.prod(output_size(window)))
+            places = math.prod(output_size(window))
             return request.vectors(_unrolled_parts(codes, window), len(codes) * places)
         if request.images_fitting(window):
             return request.images(codes, window)
@@ -278,7 +278,7 @@ class Multiplier:
         window: m.Window | None,
         unrolls: bool,
     ) -> Products:
-        places = int(np.prod(output_size(window))) if unrolls and window is not None else 1
+        places = math.prod(output_size(window)) if unrolls and window is not None else 1
         target = _Target(request, batch * places, None if unrolls else window)
         pending: deque[tuple[_Piece, Pending]] = deque()
         tx, saturated = 0, 0
@@ -463,7 +463,7 @@ class _Target:
 
     def put(self, piece: _Piece, answer: m.VmmResponse) -> None:
         if len(piece.codes) == self._shape[0] and not piece.rows:
-            count = int(np.prod(self._shape))
+            count = math.prod(self._shape)
             flat = unpack_codes(answer.codes, count, answer.bits, signed=True)
             # A copy only where the bytes of a small frame lie read-only.
             self.codes = np.require(flat, requirements="W").reshape(self._shape)
@@ -497,7 +497,7 @@ def unrolled(codes: Codes, window: m.Window) -> Codes:
 
 def _unrolled_parts(codes: Codes, window: m.Window) -> Iterator[Codes]:
     """The same, a few images at a time."""
-    one = int(np.prod(output_size(window))) * unrolled_size(window)
+    one = math.prod(output_size(window)) * unrolled_size(window)
     step = max(1, _UNROLLED // one)
     for first in range(0, len(codes), step):
         yield unrolled(codes[first : first + step], window)

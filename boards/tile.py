@@ -316,7 +316,7 @@ class Tile:
         index = (row * self.columns + columns).astype(np.uint16)
         step = max(1, (self.board.room - head) // 4)
         parts = []
-        for number in np.unique(band):
+        for number in np.unique(band) if height < self.rows else (0,):
             top = int(number) * height
             region = m.Region(self.index, top, min(height, self.rows - top), 0, self.columns)
             mine = np.flatnonzero(band == number)

@@ -158,13 +158,14 @@ class Decoder:
 
     def feed(self, chunk: Buffer) -> Iterable[Frame | CorruptFrame]:
         """Yields what the chunk completes, in order."""
-        *complete, tail = bytes(chunk).split(_DELIMITER)
-        for piece in complete:
-            stuffed = self._take(piece)
-            if not stuffed:
-                continue
-            yield self._checked(stuffed)
-        self._keep(tail)
+        data, start = bytes(chunk), 0
+        # ``find`` takes many bytes at a time, ``split`` one.
+        while (end := data.find(_DELIMITER, start)) >= 0:
+            stuffed = self._take(data[start:end])
+            start = end + 1
+            if stuffed:
+                yield self._checked(stuffed)
+        self._keep(data[start:])
 
     def _keep(self, piece: bytes) -> None:
         self._pending_size += len(piece)

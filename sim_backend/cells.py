@@ -29,6 +29,7 @@ COUNTERS: Final = (
     "journal_number", "journal_session", "journal_sequence", "journal_cells", "journal_progress",
     "journal_in_doubt", "waited_ns",
 )  # fmt: skip
+_PLACE: Final = {name: place for place, name in enumerate(COUNTERS)}
 #: what stays the chip's own when a snapshot is laid over it
 _OWN = tuple(n == "boots" or n.startswith("journal_") for n in COUNTERS)
 _LAID_OVER = ~np.array(_OWN)
@@ -66,13 +67,13 @@ class Cells:
     counters: npt.NDArray[np.uint64]
 
     def add(self, name: str, amount: int) -> None:
-        self.counters[COUNTERS.index(name)] += np.uint64(amount)
+        self.counters[_PLACE[name]] += np.uint64(amount)
 
     def count(self, name: str) -> int:
-        return int(self.counters[COUNTERS.index(name)])
+        return int(self.counters[_PLACE[name]])
 
     def put(self, name: str, value: int) -> None:
-        self.counters[COUNTERS.index(name)] = np.uint64(value)
+        self.counters[_PLACE[name]] = value
 
     def begin(self, session: int, sequence: int, cells: int) -> None:
         """Writes down what is about to change that many cells, before any of them changes."""

@@ -8,6 +8,7 @@ batch it is summed.  Many vectors go in bytes where these sum exactly (``sim_bac
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from sim_backend.mismatch import LineErrors
 from sim_backend.outer import Trains
 from sim_backend.planes import applied
 from sim_backend.vector_converters import convert_vectors
+from sim_backend.window_products import convert_windows
 
 Tensor = torch.Tensor
 #: region, whether transposed, whether differential
@@ -38,6 +40,8 @@ _Place = tuple[Region, bool, bool]
 _WEIGHTS_EACH, _WEIGHTS_LEAST = 8, 1 << 26
 #: vectors at a time, so that their sums stay in the cache
 _VECTORS = 1024
+#: products whose costs are remembered
+_PRODUCTS = 256
 
 
 class Chip:
@@ -59,6 +63,7 @@ class Chip:
         self.device = models.build(profile, seed)
         self._convert_keys = [self._key(t, c.STREAM_CONVERT) for t in range(profile.chip.tiles)]
         self._read_keys = [self._key(t, c.STREAM_READ) for t in range(profile.chip.tiles)]
+        self._answer_bits = profile.answer_bits
         self._versions = [0] * profile.chip.tiles
         self._arrays = Arrays(profile, seed, self.cells.conductances)
         self._errors = [
@@ -68,6 +73,7 @@ class Chip:
         room = max(_WEIGHTS_LEAST, _WEIGHTS_EACH * self.cells.conductances.size)
         self._weights: Kept[_Place, Tensor] = Kept(room)
         self._bytes: Kept[_Place, vectors.Lines] = Kept(room // 2)
+        self._spent = lru_cache(_PRODUCTS)(self._spend)
         self.reboot()
 
     def reboot(self) -> None:
@@ -274,10 +280,9 @@ class Chip:
             Codes of (batch, outputs) or (batch, outputs, out height, out width), int16 or wider;
             and how many conversions saturated.
         """
-        outputs = sum(self._outputs(product, r) for r in self._grid(product)[0])
+        outputs, blocks = product.outputs, len(product.grid)
         batch, places = self._places(product, len(codes))
-        blocks = len(self._grid(product))
-        wide = answer_bits(self.profile.answer_bits, blocks) > 16
+        wide = answer_bits(self._answer_bits, blocks) > 16
         kind = np.int32 if wide else np.int16
         if product.of_vectors:
             out = np.zeros((places, outputs), dtype=kind)
@@ -305,28 +310,30 @@ class Chip:
         Returns:
             How many conversions saturated.
         """
-        blocks, order = self._grid(product), self._conversion_order(product)
+        converter, order = self._converter(product), iter(product.order)
         saturated, first_input = 0, 0
-        for i, row in enumerate(blocks):
+        for row in product.grid:
             size = self._inputs(product, row[0])
             feed = Feed(inputs, product.window, first_input, size, len(row))
-            noisy = self._read_variance(product) > 0
+            noisy = converter.read_variance > 0
             power = feed.power() if noisy else np.zeros(out[:, 0].shape, dtype=np.float32)
-            at = 0
-            for j, region in enumerate(row):
+            images, at = feed.few_channels, 0
+            for region in row:
                 end = at + self._outputs(product, region)
-                lines, step = self._weight(region, product), self._arrays.step
-                whole = feed.whole_sums(lines, halves=not step)
-                saturated += convert_planes(
-                    feed.sums(lines) if whole is None else whole,
+                how = (
                     power,
-                    self._converter(product),
-                    self._positions(product, region, plane, order[i * len(row) + j]),
+                    converter,
+                    self._positions(product, region, plane, next(order)),
                     out[:, at:end],
                     self._line_errors(product, region),
                     _adding(product, weight, end - at),
-                    step if whole is None else step or 1,
                 )
+                if images is not None and product.window is not None:
+                    units = self._units(region, product).astype(np.float64, order="C")
+                    saturated += convert_windows(images, units, product.window, *how)
+                else:
+                    sums = feed.sums(self._weight(region, product))
+                    saturated += convert_planes(sums, *how, self._arrays.step)
                 at = end
             first_input += size
         return saturated
@@ -341,17 +348,17 @@ class Chip:
             codes: (batch, inputs) integers.
             out: (batch, outputs), added to.
         """
-        order, converter = self._conversion_order(product), self._converter(product)
+        converter, order = self._converter(product), iter(product.order)
         starts = range(0, len(codes), _VECTORS)
-        saturated, first_input, place = 0, 0, 0
-        for row in self._grid(product):
+        saturated, first_input = 0, 0
+        for row in product.grid:
             size, at = self._inputs(product, row[0]), 0
             block = vectors.narrowed(codes[:, first_input : first_input + size])
             parts = [(first, block[first : first + _VECTORS]) for first in starts]
             known = [vectors.moments(part) for _, part in parts]
             for region in row:
                 lines = self._lines_of(region, product, block)
-                positions = self._positions(product, region, 0, order[place])
+                positions = self._positions(product, region, 0, next(order))
                 errors = self._line_errors(product, region)
                 for (first, part), moments in zip(parts, known, strict=True):
                     saturated += convert_vectors(
@@ -359,26 +366,16 @@ class Chip:
                         positions.moved(first), out[first : first + _VECTORS], at, errors,
                     )  # fmt: skip
                 at += self._outputs(product, region)
-                place += 1
             first_input += size
         return saturated
 
-    def _grid(self, product: Product) -> list[tuple[Region, ...]]:
-        """Regions by block of inputs, then by block of outputs."""
-        columns = len(product.regions) // product.row_blocks
-        rows = [product.regions[i * columns : (i + 1) * columns] for i in range(product.row_blocks)]
-        return [tuple(r) for r in zip(*rows, strict=True)] if product.transposed else rows
-
-    def _inputs(self, product: Product, region: Region) -> int:
-        return self._lines(product, region)[0]
-
-    def _outputs(self, product: Product, region: Region) -> int:
-        return self._lines(product, region)[1]
+    @staticmethod
+    def _inputs(product: Product, region: Region) -> int:
+        return product.lines(region)[0]
 
     @staticmethod
-    def _lines(product: Product, region: Region) -> tuple[int, int]:
-        columns = region.columns // product.columns_each
-        return (columns, region.rows) if product.transposed else (region.rows, columns)
+    def _outputs(product: Product, region: Region) -> int:
+        return product.lines(region)[1]
 
     def _units(self, region: Region, product: Product) -> Units:
         """(conversions, inputs) conductances, or differences of them."""
@@ -440,16 +437,6 @@ class Chip:
             adc_variance=(faults.adc_noise_lsb * lsb) ** 2 + column**2 * self._noise_growth(),
         )
 
-    def _conversion_order(self, product: Product) -> list[tuple[int, int]]:
-        """(place of each region among its tile's regions, how many that tile has)."""
-        grid = [region for row in self._grid(product) for region in row]
-        seen: dict[int, int] = {}
-        places = []
-        for region in grid:
-            places.append(seen.get(region.tile, 0))
-            seen[region.tile] = places[-1] + 1
-        return [(p, seen[r.tile]) for p, r in zip(places, grid, strict=True)]
-
     def _positions(
         self,
         product: Product,
@@ -492,24 +479,24 @@ class Chip:
         self._versions[tile] += 1
 
     def _count_product(self, product: Product, vectors: int, saturated: int) -> None:
-        grid = self._grid(product)
-        for line in grid:
-            for region in line:
-                self.cells.positions[region.tile] += np.uint64(vectors)
-        spent = costs.product(
-            self.profile,
-            grid,
-            vectors,
-            transposed=product.transposed,
-            differential=product.differential,
-            planes=product.steps,
-        )
-        add = self.cells.add
+        for region in product.regions:
+            self.cells.positions[region.tile] += np.uint64(vectors)
+        spent, add = self._spent(product, vectors), self.cells.add
         add("vectors", vectors)
         add("steps", spent.steps)
         add("tile_operations", spent.tile_operations)
         add("conversions", spent.conversions)
         add("saturations", saturated)
+
+    def _spend(self, product: Product, vectors: int) -> costs.Counts:
+        return costs.product(
+            self.profile,
+            product.grid,
+            vectors,
+            transposed=product.transposed,
+            differential=product.differential,
+            planes=product.steps,
+        )
 
     def _count_read(self, region: Region, samples: int) -> None:
         self.cells.add("steps", region.rows * samples)

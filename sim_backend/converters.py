@@ -5,20 +5,22 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
 from sim_backend.mismatch import LineErrors
-from sim_backend.noise import UNIT, hash_at, normal, quantile_table
+from sim_backend.noise import GAMMA, MIX_1, UNIT, mixed, normal, quantile_table
 
 Sums = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int16] | npt.NDArray[np.int32]
 #: brings the largest value of u - u^3 between 0 and 1 to 1
 _BOW = 1.5 * 3.0**0.5
 _NONE = np.empty(0)
+#: an index that the compiler knows not to count from the end of an array
+_at = np.uintp
 
 
 class Converter(NamedTuple):
@@ -97,33 +99,40 @@ def convert_planes(
     Returns:
         How many conversions saturated.
     """
+    conversions = sums.shape[1] if step else sums.shape[1] // 2
+    shared = arguments(conversions, settings, positions, errors, adding, step)
+    return int(convert_compiled(sums, power, out, np.uint64(positions.first), *shared))
+
+
+def arguments(
+    conversions: int,
+    settings: Converter,
+    positions: Positions,
+    errors: LineErrors | None,
+    adding: Adding | None,
+    step: int,
+) -> tuple[Any, ...]:
+    """What ``convert_compiled`` takes beside arrays and the first position."""
     gain = settings.multiplier * 2.0**-settings.shift
     gains, offsets, bows = errors or (_NONE, _NONE, _NONE)
-    conversions = sums.shape[1] if step else sums.shape[1] // 2
     group, weights = adding or (1, np.ones(conversions, dtype=np.int32))
-    return int(
-        _convert(
-            sums,
-            power,
-            quantile_table(),
-            np.uint64(positions.key),
-            np.uint64(positions.first),
-            np.uint64(positions.stride),
-            positions.column,
-            gain,
-            float(settings.low),
-            float(settings.high),
-            settings.read_variance,
-            settings.adc_variance,
-            gains * gain,
-            offsets,
-            bows,
-            group,
-            weights,
-            # Of a sum and of what stands so many lines behind it, which is none with a step.
-            (float(step), 0.0, 0) if step else (256.0, 1.0, conversions),
-            out,
-        )
+    return (
+        quantile_table(),
+        np.uint64(positions.key),
+        np.uint64(positions.stride),
+        positions.column,
+        gain,
+        float(settings.low),
+        float(settings.high),
+        settings.read_variance,
+        settings.adc_variance,
+        gains * gain,
+        offsets,
+        bows,
+        group,
+        weights,
+        # Of a sum and of what stands so many lines behind it, which is none with a step.
+        (float(step), 0.0, 0) if step else (256.0, 1.0, conversions),
     )
 
 
@@ -139,9 +148,9 @@ def bowed(share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _convert(  # type: ignore[no-untyped-def]  # numba infers
-    sums, power, table, key, first, stride, column, gain, low, high, read, adc, gains, offsets,
-    bows, group, weights, counting, out,
+def convert_compiled(  # type: ignore[no-untyped-def]  # numba infers
+    sums, power, out, first, table, key, stride, column, gain, low, high, read, adc, gains,
+    offsets, bows, group, weights, counting,
 ):  # fmt: skip
     batch, conversions, places = sums.shape[0], weights.size, sums.shape[2]
     first_counts, second_counts, behind = counting
@@ -151,7 +160,9 @@ def _convert(  # type: ignore[no-untyped-def]  # numba infers
     saturated = 0
     sigma = np.zeros(places, dtype=np.float64)
     hashed = np.zeros(places, dtype=np.uint64)
-    deviate = np.zeros(places, dtype=np.float64)
+    # The 16 bits of the four conversions of each place.
+    lanes = hashed.view(np.uint16)
+    deviate = np.zeros(places, dtype=np.int32)
     for b in range(batch):
         if noisy:
             for p in range(places):
@@ -163,35 +174,34 @@ def _convert(  # type: ignore[no-untyped-def]  # numba infers
             lane = (column + j) & 3
             count = min(4 - lane, conversions - j)
             if noisy:
-                quad = np.uint64((column + j) >> 2)
+                place = key + (first + np.uint64(b * places) * stride) * GAMMA + GAMMA
+                place += np.uint64((column + j) >> 2) * MIX_1
                 for p in range(places):
-                    place = first + np.uint64(b * places + p) * stride
-                    hashed[p] = hash_at(key, place, quad)
+                    hashed[p] = mixed(place)
+                    place += stride * GAMMA
             for k in range(count):
-                shift = np.uint64(16 * (lane + k))
-                target, weight = (j + k) // group, np.float64(weights[j + k])
+                target, weight = out[b, (j + k) // group], np.float64(weights[j + k])
+                one, two = sums[b, j + k], sums[b, behind + j + k]
                 # A loop of its own for the gather, so that the arithmetic below vectorises; that is
                 # exact in double precision: sums stay under 2^33, gains have 16 bits.
                 if noisy:
                     for p in range(places):
-                        deviate[p] = table[np.int32((hashed[p] >> shift) & np.uint64(0xFFFF))]
+                        deviate[p] = table[lanes[_at(4 * p + lane + k)]]
                 if straight:
                     for p in range(places):
                         total = (
-                            np.float64(sums[b, j + k, p]) * first_counts
-                            + np.float64(sums[b, behind + j + k, p]) * second_counts
+                            np.float64(one[p]) * first_counts + np.float64(two[p]) * second_counts
                         )
                         total += np.rint(deviate[p] * sigma[p])
                         code = np.rint(total * gain)
                         clipped = min(high, max(low, code))
                         saturated += int(code != clipped)
-                        out[b, target, p] += np.int32(weight * clipped)
+                        target[p] += np.int32(weight * clipped)
                 else:
                     own, offset, bow = gains[j + k], offsets[j + k], bows[j + k]
                     for p in range(places):
                         total = (
-                            np.float64(sums[b, j + k, p]) * first_counts
-                            + np.float64(sums[b, behind + j + k, p]) * second_counts
+                            np.float64(one[p]) * first_counts + np.float64(two[p]) * second_counts
                         )
                         total += np.rint(deviate[p] * sigma[p])
                         level = total * own
@@ -200,7 +210,7 @@ def _convert(  # type: ignore[no-untyped-def]  # numba infers
                         code = np.rint(level + (offset + bow * shape))
                         clipped = min(high, max(low, code))
                         saturated += int(code != clipped)
-                        out[b, target, p] += np.int32(weight * clipped)
+                        target[p] += np.int32(weight * clipped)
             j += count
     return saturated
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -14,7 +15,7 @@ from firmware_protocol.geometry import output_size
 from firmware_protocol.messages import Region, Window
 from sim_backend.planes import Coding
 from sim_backend.power import window_power
-from sim_backend.window_sums import MOST_CHANNELS, window_sums
+from sim_backend.window_sums import MOST_CHANNELS
 
 Tensor = torch.Tensor
 #: small images that many regions multiply are unrolled once, which is faster than convolving each
@@ -31,9 +32,9 @@ class Slot:
     shift: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Product:
-    """One vector-matrix multiply, checked already.
+    """One vector-matrix multiply, checked already; what follows from it is kept with it.
 
     Attributes:
         slot: analog settings.
@@ -69,6 +70,34 @@ class Product:
     def columns_each(self) -> int:
         """Columns of an output."""
         return 2 if self.differential else max(1, len(self.group))
+
+    @cached_property
+    def grid(self) -> list[tuple[Region, ...]]:
+        """Regions by block of inputs, then by block of outputs."""
+        columns = len(self.regions) // self.row_blocks
+        rows = [self.regions[i * columns : (i + 1) * columns] for i in range(self.row_blocks)]
+        return [tuple(r) for r in zip(*rows, strict=True)] if self.transposed else rows
+
+    @cached_property
+    def order(self) -> list[tuple[int, int]]:
+        """(place of each region among its tile's regions, how many that tile has)."""
+        grid = [region for row in self.grid for region in row]
+        seen: dict[int, int] = {}
+        places = []
+        for region in grid:
+            places.append(seen.get(region.tile, 0))
+            seen[region.tile] = places[-1] + 1
+        return [(p, seen[r.tile]) for p, r in zip(places, grid, strict=True)]
+
+    def lines(self, region: Region) -> tuple[int, int]:
+        """Inputs and outputs of a region."""
+        columns = region.columns // self.columns_each
+        return (columns, region.rows) if self.transposed else (region.rows, columns)
+
+    @cached_property
+    def outputs(self) -> int:
+        """Outputs of all regions together."""
+        return sum(self.lines(region)[1] for region in self.grid[0])
 
 
 class Feed:
@@ -117,20 +146,12 @@ class Feed:
         )
         return result.flatten(2).numpy()
 
-    def whole_sums(self, weight: Tensor, *, halves: bool) -> npt.NDArray[np.float64] | None:
-        """(batch, conversions, places) exact sums in one number; None where ``sums`` is faster.
-
-        Args:
-            weight: (lines, inputs), as for ``sums``.
-            halves: whether its first half counts 256 and its second half 1.
-        """
+    @property
+    def few_channels(self) -> npt.NDArray[np.float32] | None:
+        """Images whose sums ``convert_windows`` makes faster than ``sums``; else None."""
         if self._window is None or self._unroll or self._image.shape[1] > MOST_CHANNELS:
             return None
-        whole = weight.numpy().astype(np.float64)
-        if halves:
-            high, low = np.split(whole, 2)
-            whole = high * 256 + low
-        return window_sums(self._image.numpy(), whole, self._window)
+        return self._image.numpy()
 
     def power(self) -> npt.NDArray[np.float32]:
         """(batch, places) sums of squared input codes; vectors are places of one batch."""

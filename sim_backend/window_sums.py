@@ -7,6 +7,8 @@ over the right edge are worked out with the others, and left out of the result.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +21,19 @@ Weights = npt.NDArray[np.float64]
 Sums = npt.NDArray[np.float64]
 #: beyond so many channels torch's blocked convolutions are faster (measured: 3 as fast, 4 slower)
 MOST_CHANNELS = 3
-#: products that are added before a sum is stored
-_TAPS = 4
+#: products that are added before a sum is stored, and lines that are worked on at a time
+_TAPS, _LINES = 5, 4
 #: an index that the compiler knows not to count from the end of an array
 _at = np.uintp
+
+
+class Shape(NamedTuple):
+    """A window, and the places that it takes: rows first."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    size: tuple[int, int]
 
 
 def window_sums(images: Images, weight: Weights, window: Window) -> Sums:
@@ -36,18 +47,19 @@ def window_sums(images: Images, weight: Weights, window: Window) -> Sums:
     Returns:
         (batch, lines, places).
     """
-    height, width = output_size(window)
-    lines, taps = weight.shape
-    filled = np.zeros((lines + lines % 2, -(-taps // _TAPS) * _TAPS))
-    filled[:lines, :taps] = weight
-    offsets = np.zeros(filled.shape[1], dtype=np.int64)
-    offsets[:taps] = _offsets(images, window)
-    out = np.empty((len(images), lines, height * width))
-    _sums(
-        np.ascontiguousarray(images), filled, offsets, (window.stride_y, window.stride_x),
-        (height, width), out,
-    )  # fmt: skip
+    places = output_size(window)
+    out = np.empty((len(images), len(weight), places[0] * places[1]))
+    _sums(np.ascontiguousarray(images), weight, shape_of(window), out)
     return out
+
+
+def shape_of(window: Window) -> Shape:
+    """What the compiled functions want to know of a window."""
+    w = window
+    return Shape(
+        (w.kernel_height, w.kernel_width), (w.stride_y, w.stride_x), (w.dilation_y, w.dilation_x),
+        output_size(w),
+    )  # fmt: skip
 
 
 def window_sums_numpy(images: Images, weight: Weights, window: Window) -> Sums:
@@ -60,54 +72,82 @@ def window_sums_numpy(images: Images, weight: Weights, window: Window) -> Sums:
     return np.asarray(weight @ vectors)
 
 
-def _offsets(images: Images, window: Window) -> npt.NDArray[np.int64]:
-    """(inputs,) where in an image each input of the first place is."""
-    _, channels, height, width = images.shape
-    channel = np.arange(channels)[:, None, None] * (height * width)
-    row = np.arange(window.kernel_height)[:, None] * (window.dilation_y * width)
-    column = np.arange(window.kernel_width) * window.dilation_x
-    offsets: npt.NDArray[np.int64] = (channel + row + column).reshape(-1)
-    return offsets
-
-
-# Where all numbers are integers a multiplication fused with an addition is exact as well.
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _sums(images, weight, offsets, stride, size, out):  # type: ignore[no-untyped-def]
-    lines, across, down = out.shape[1], stride[1], images.shape[3] * stride[0]
-    span = (size[0] - 1) * down + (size[1] - 1) * across + 1
-    pixels = np.empty(images[0].size, dtype=np.float64)
-    # Two lines at a time share what is loaded.
-    one, two = np.empty(span, dtype=np.float64), np.empty(span, dtype=np.float64)
+def _sums(images, weight, shape, out):  # type: ignore[no-untyped-def]
+    prepared = prepare(images, weight, shape)
     for b in range(len(images)):
-        pixels[:] = images[b].reshape(-1)
-        for j in range(0, lines, 2):
-            one[:] = 0
-            two[:] = 0
-            for t in range(0, offsets.size, _TAPS):
-                i0, i1 = _at(offsets[t]), _at(offsets[t + 1])
-                i2, i3 = _at(offsets[t + 2]), _at(offsets[t + 3])
-                u0, u1 = weight[j, t], weight[j, t + 1]
-                u2, u3 = weight[j, t + 2], weight[j, t + 3]
-                v0, v1 = weight[j + 1, t], weight[j + 1, t + 1]
-                v2, v3 = weight[j + 1, t + 2], weight[j + 1, t + 3]
-                for x in range(_at(span)):
-                    p0, p1, p2, p3 = pixels[x + i0], pixels[x + i1], pixels[x + i2], pixels[x + i3]
-                    one[x] += u0 * p0 + u1 * p1 + u2 * p2 + u3 * p3
-                    two[x] += v0 * p0 + v1 * p1 + v2 * p2 + v3 * p3
-            _keep(one, out[b, j], size, down, across)
-            if j + 1 < lines:
-                _keep(two, out[b, j + 1], size, down, across)
+        image_sums(images[b], shape, prepared, out[b])
 
 
 @numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
-def _keep(line, out, size, down, across):  # type: ignore[no-untyped-def]
-    """Copies the places that count."""
-    for y in range(size[0]):
-        first, place = _at(y * down), _at(y * size[1])
-        # A loop of its own without a stride, which is copied many numbers at a time.
-        if across == 1:
-            for x in range(_at(size[1])):
-                out[place + x] = line[first + x]
-        else:
-            for x in range(_at(size[1])):
-                out[place + x] = line[first + x * _at(across)]
+def prepare(images, weight, shape):  # type: ignore[no-untyped-def]
+    """Compiled: whole fives of fours of weights, and where inputs and rows of an image go."""
+    (lines, taps), (_, channels, height, _) = weight.shape, images.shape
+    filled = np.zeros((-(-lines // _LINES) * _LINES, -(-taps // _TAPS) * _TAPS))
+    filled[:lines, :taps] = weight
+    # Rows that follow each other in an output stand below each other, those between them after.
+    apart, wide = shape.stride[0], shape.size[1]
+    rows = -(-height // apart)
+    row = np.empty(height, dtype=np.int64)
+    for y in range(height):
+        row[y] = ((y % apart) * rows + y // apart) * wide
+    plane = rows * apart * wide
+    offsets = np.zeros(filled.shape[1], dtype=np.int64)
+    for t in range(taps):
+        channel, place = divmod(t, shape.kernel[0] * shape.kernel[1])
+        y, x = divmod(place, shape.kernel[1])
+        offsets[t] = (channel * shape.kernel[1] + x) * plane + row[y * shape.dilation[0]]
+    pixels = np.zeros(channels * shape.kernel[1] * plane, dtype=np.float64)
+    return filled, offsets, row, pixels, np.empty(shape.size[0] * wide, dtype=np.float64)
+
+
+# A multiplication fused with an addition rounds once instead of twice; of integers below 2^53
+# neither rounds, so the bits are the same with and without.
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})  # type: ignore[misc, unused-ignore]
+def image_sums(image, shape, prepared, out):  # type: ignore[no-untyped-def]
+    """Compiled: (lines, places) sums of one image, by what ``prepare`` gave."""
+    filled, offsets, row, pixels, spare = prepared
+    (channels, height, across), wide, lines = image.shape, _at(shape.size[1]), len(out)
+    flat, plane = image.reshape(-1), pixels.size // (channels * shape.kernel[1])
+    for c in range(channels):
+        for y in range(height):
+            for k in range(shape.kernel[1]):
+                start = _at((c * shape.kernel[1] + k) * plane + row[y])
+                first = _at((c * height + y) * across + k * shape.dilation[1])
+                # A loop of its own without a stride, which is copied many numbers at a time.
+                if shape.stride[1] == 1:
+                    for x in range(wide):
+                        pixels[start + x] = flat[first + x]
+                else:
+                    for x in range(wide):
+                        pixels[start + x] = flat[first + x * _at(shape.stride[1])]
+    # Four lines at a time share what is loaded.
+    for j in range(0, lines, _LINES):
+        one, two = out[j], out[j + 1] if j + 1 < lines else spare
+        three = out[j + 2] if j + 2 < lines else spare
+        four = out[j + 3] if j + 3 < lines else spare
+        one[:], two[:], three[:], four[:] = 0, 0, 0, 0
+        for t in range(0, offsets.size, _TAPS):
+            i0, i1, i2 = _at(offsets[t]), _at(offsets[t + 1]), _at(offsets[t + 2])
+            i3, i4 = _at(offsets[t + 3]), _at(offsets[t + 4])
+            u, v = _five(filled[j], t), _five(filled[j + 1], t)
+            y, z = _five(filled[j + 2], t), _five(filled[j + 3], t)
+            for x in range(_at(one.size)):
+                p = (
+                    pixels[x + i0], pixels[x + i1], pixels[x + i2], pixels[x + i3],
+                    pixels[x + i4],
+                )  # fmt: skip
+                one[x] += _dot(u, p)
+                two[x] += _dot(v, p)
+                three[x] += _dot(y, p)
+                four[x] += _dot(z, p)
+
+
+@numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
+def _five(line, t):  # type: ignore[no-untyped-def]
+    return line[t], line[t + 1], line[t + 2], line[t + 3], line[t + 4]
+
+
+@numba.njit(inline="always")  # type: ignore[misc, unused-ignore]
+def _dot(u, p):  # type: ignore[no-untyped-def]
+    return u[0] * p[0] + u[1] * p[1] + u[2] * p[2] + u[3] * p[3] + u[4] * p[4]

@@ -21,6 +21,7 @@ from boards.board import Board
 from boards.errors import UsageError
 from cimctl.algorithms.base import Algorithm
 from cimctl.algorithms.settings import Settings
+from cimctl.analog.writes import joined, write_verify
 from firmware_protocol.constants import Capability, Opcode
 
 
@@ -35,6 +36,7 @@ class MixedPrecision(Algorithm):
     ) -> None:
         super().__init__(model, board, settings, seed)
         assert board is not None
+        self._board = board
         levels = settings.levels or board.profile.programming.levels
         if levels < 2:
             raise UsageError(
@@ -74,16 +76,23 @@ class MixedPrecision(Algorithm):
     def _write(self, due: Tensor, values: Tensor) -> None:
         """Programs weights: ``due`` are ascending indices into the flat copy."""
         read_back = self.settings.weight_copy == "read-back"
-        cuts = np.searchsorted(due.cpu().numpy(), self._starts).tolist()
-        for layer, start, first, last in zip(
-            self.layers, self._starts, cuts, [*cuts[1:], len(due)], strict=True
-        ):
-            if first == last:
-                continue
-            mine = slice(first, last)
-            read = layer.program(due[mine] - start, values[mine], read_back=read_back)
-            if read is not None:
-                values[mine] = read
+        index, wanted = due.cpu().numpy(), values.cpu().double().numpy()
+        cuts = np.searchsorted(index, self._starts).tolist()
+        pieces = zip(self.layers, self._starts, cuts, [*cuts[1:], len(due)], strict=True)
+        parts = [
+            (layer, slice(first, last), start)
+            for layer, start, first, last in pieces
+            if first < last
+        ]
+        rule = self.layers[0].rule
+        writes = joined(
+            [layer.writes_of(index[mine] - start, wanted[mine]) for layer, mine, start in parts]
+        )
+        pairs = write_verify(self._board, writes, rule.cycles, rule.tolerance, read_back=read_back)
+        for layer, mine, _ in parts:
+            layer.writes += mine.stop - mine.start
+            if pairs is not None:
+                values[mine] = layer.weights_of(pairs[mine])
         self._weights[due] = values
 
     def state_dict(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from cimctl.analog.pooled import Answer, PooledProduct, poolable
 from cimctl.analog.product import ChipProduct, Geometry, Steps
 from cimctl.analog.quantiser import rounded
 from cimctl.analog.ranges import Ranges
+from cimctl.analog.writes import Writes, write_verify
 from cimctl.calibration.record import Calibration
 from cimctl.mapping.demand import Demand
 from firmware_protocol.constants import Capability
@@ -205,26 +206,26 @@ class AnalogLayer(nn.Module):
         Returns:
             The weights read back, or None.
         """
-        flat = index.cpu().numpy()
-        places = self._places[flat]
-        plus, minus = self._targets(flat, values.detach().cpu().double().numpy())
-        read = np.empty(len(places))
-        for tile in np.unique(places[:, 0]):
-            mine = np.flatnonzero(places[:, 0] == tile)
-            rows, columns = places[mine, 1], places[mine, 2]
-            done = self._board.tiles[int(tile)].program(
-                np.repeat(rows, 2),
-                np.stack([columns, columns + 1], 1).reshape(-1),
-                np.stack([plus[mine], minus[mine]], 1).reshape(-1).astype(np.uint16),
-                cycles=cycles or self.rule.cycles,
-                tolerance=self.rule.tolerance,
-                read_back=read_back,
-            )
-            if read_back:
-                pairs = done.readings.astype(np.int64).reshape(-1, 2)
-                read[mine] = (pairs[:, 0] - pairs[:, 1]) * self.rule.unit
-        self.writes += len(places)
-        return torch.from_numpy(read).to(self.weight.dtype) if read_back else None
+        writes = self.writes_of(index.cpu().numpy(), values.detach().cpu().double().numpy())
+        pairs = write_verify(
+            self._board,
+            writes,
+            cycles or self.rule.cycles,
+            self.rule.tolerance,
+            read_back=read_back,
+        )
+        self.writes += len(index)
+        return None if pairs is None else self.weights_of(pairs)
+
+    def writes_of(self, index: np.ndarray[Any, Any], weights: np.ndarray[Any, Any]) -> Writes:
+        """Where those weights are, and what their pairs shall be (``program``)."""
+        targets = self._targets(index, weights)
+        return Writes(self._places[index], np.stack(targets, 1).astype(np.uint16))
+
+    def weights_of(self, pairs: np.ndarray[Any, Any]) -> Tensor:
+        """(weights,) of (weights, 2) conductances."""
+        steps = pairs[:, 0].astype(np.int64) - pairs[:, 1]
+        return torch.from_numpy(steps * self.rule.unit).to(self.weight.dtype)
 
     def _targets(
         self, index: np.ndarray[Any, Any], weights: np.ndarray[Any, Any]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from cimctl.analog.eights import EIGHT, add_scaled
 from cimctl.analog.product import Geometry, Steps
 
 Floats = npt.NDArray[np.float32]
@@ -92,19 +93,17 @@ class PooledProduct(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         weight, scale = ctx.saved_tensors
         answer: Answer = ctx.answer
-        rows = (weight * scale).permute(0, 2, 3, 1).contiguous()
-        d_rows, d_images, sums = at_winners(
-            gradients[0].numpy(), ctx.winners, answer.padded, rows.flatten(2).numpy(),
-            images=bool(ctx.needs_input_grad[0]),
+        d_weight, d_images, sums = at_winners(
+            gradients[0].numpy(), ctx.winners, answer.padded, weight.numpy(), scale.item(),
+            (scale * answer.steps.inputs).item(), images=bool(ctx.needs_input_grad[0]),
         )  # fmt: skip
-        d_weight = torch.from_numpy(d_rows).view(rows.shape).permute(0, 3, 1, 2)
         d_inputs = None
         if ctx.needs_input_grad[0]:
             (y, x), (_, _, tall, wide) = answer.geometry.padding, answer.inputs.shape
             d_inputs = torch.from_numpy(d_images)[:, :, y : y + tall, x : x + wide]
         d_scale = torch.tensor(sums[:, 0].sum() * np.float32(answer.steps.answer))
         d_bias = torch.from_numpy(sums[:, 1].copy()) if ctx.has_bias else None
-        return d_inputs, d_weight * (scale * answer.steps.inputs), d_scale, d_bias, None
+        return d_inputs, torch.from_numpy(d_weight), d_scale, d_bias, None
 
 
 def poolable(module: nn.Module) -> bool:
@@ -143,7 +142,9 @@ def at_winners(
     gradient: Floats,
     winners: Winners,
     inputs: npt.NDArray[Any],
-    rows: Floats,
+    weight: Floats,
+    scale: float,
+    step: float,
     *,
     images: bool,
 ) -> tuple[Floats, Floats, Floats]:
@@ -153,20 +154,23 @@ def at_winners(
         gradient: that of the pooled activations.
         winners: where it comes from.
         inputs: (batch, channels, height, width) integers, padded already.
-        rows: (outputs, kernel height, kernel width * channels) weights, channels last.
+        weight: (outputs, channels, kernel height, kernel width).
+        scale: factor of the weights.
+        step: factor of the gradient of the weights, which is that of integer inputs.
         images: whether the gradient of the inputs is wanted.
 
     Returns:
-        Gradients of the rows; of the inputs; and (outputs, 2) the sums of gradient times code, and
-        of the gradient.
+        Gradients of the weights; of the inputs; and (outputs, 2) the sums of gradient times code,
+        and of the gradient.
     """
-    d_rows, sums = np.zeros_like(rows), np.zeros((len(rows), 2), dtype=np.float32)
+    d_weight, sums = np.empty_like(weight), np.zeros((len(weight), 2), dtype=np.float32)
     d_images = np.empty(inputs.shape if images else (0, 0, 0, 0), dtype=np.float32)
     _at_winners(
-        np.ascontiguousarray(gradient), winners, np.ascontiguousarray(inputs), rows, images,
-        d_rows, d_images, sums,
+        np.ascontiguousarray(gradient), winners, np.ascontiguousarray(inputs),
+        np.ascontiguousarray(weight), np.float32(scale), np.float32(step), images,
+        d_weight, d_images, sums,
     )  # fmt: skip
-    return d_rows, d_images, sums
+    return d_weight, d_images, sums
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
@@ -207,18 +211,28 @@ def _pool(codes, factor, bias, down, right, out, winners):  # type: ignore[no-un
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _at_winners(gradient, winners, inputs, rows, images, d_rows, d_images, sums):  # type: ignore[no-untyped-def]
+def _at_winners(  # type: ignore[no-untyped-def]
+    gradient, winners, inputs, weight, scale, step, images, d_weight, d_images, sums
+):
     channels, height, width = inputs.shape[1:]
-    outputs, kernel, size = rows.shape
-    line = _at(width * channels)
-    pixels = np.empty(height * width * channels, dtype=np.float32)
-    d_pixels = np.empty(pixels.size, dtype=np.float32)
-    slopes, weights, d_weights = gradient.reshape(-1), rows.reshape(-1), d_rows.reshape(-1)
-    for b in range(len(inputs)):
+    outputs, _, kernel, across = weight.shape
+    # Rows of a kernel, channels last, take whole eights: what the last one has too many is zeros.
+    wide = _at(-(-across * channels // EIGHT) * EIGHT)
+    rows = np.zeros((outputs, kernel, wide), dtype=np.float32)
+    d_rows = np.zeros_like(rows)
+    for x in range(across):
         for c in range(channels):
-            for y in range(height):
-                for x in range(width):
-                    pixels[_at((y * width + x) * channels + c)] = inputs[b, c, y, x]
+            rows[:, :, x * channels + c] = weight[:, c, :, x] * scale
+    pixels = np.zeros(height * width * channels + EIGHT, dtype=np.float32)
+    d_pixels = np.empty_like(pixels)
+    area, each, line = _at(height * width), _at(channels), _at(width * channels)
+    slopes, flat, d_flat = gradient.reshape(-1), inputs.reshape(-1), d_images.reshape(-1)
+    one, d_one = rows.reshape(-1), d_rows.reshape(-1)
+    for b in range(len(inputs)):
+        image = _at(b) * each * area
+        for c in range(each):
+            for i in range(area):
+                pixels[i * each + c] = flat[image + c * area + i]
         d_pixels[:] = 0
         for o in range(outputs):
             with_code, alone = np.float32(0), np.float32(0)
@@ -226,19 +240,20 @@ def _at_winners(gradient, winners, inputs, rows, images, d_rows, d_images, sums)
                 slope = slopes[winners.pooled[n]]
                 with_code += slope * winners.codes[n]
                 alone += slope
-                pixel, weight = _at(winners.corner[n]) * _at(channels), _at(o * kernel * size)
+                pixel, row = _at(winners.corner[n]) * each, _at(o * kernel) * wide
                 for _ in range(kernel):
-                    for i in range(_at(size)):
-                        d_weights[weight + i] += slope * pixels[pixel + i]
-                    if images:
-                        for i in range(_at(size)):
-                            d_pixels[pixel + i] += slope * weights[weight + i]
+                    for i in range(_at(0), wide, _at(EIGHT)):
+                        add_scaled(d_one, row + i, slope, pixels, pixel + i)
+                        if images:
+                            add_scaled(d_pixels, pixel + i, slope, one, row + i)
                     pixel += line
-                    weight += _at(size)
+                    row += wide
             sums[o, 0] += with_code
             sums[o, 1] += alone
         if images:
-            for c in range(channels):
-                for y in range(height):
-                    for x in range(width):
-                        d_images[b, c, y, x] = d_pixels[_at((y * width + x) * channels + c)]
+            for c in range(each):
+                for i in range(area):
+                    d_flat[image + c * area + i] = d_pixels[i * each + c]
+    for x in range(across):
+        for c in range(channels):
+            d_weight[:, c, :, x] = d_rows[:, :, x * channels + c] * step

@@ -31,10 +31,10 @@ from firmware_protocol.messages import Region
 from sim_backend.chip import Chip
 from sim_backend.firmware import Firmware
 
-#: processor time of training through the wire, over plain FP32; measured 1.5 to 2.2
-TRAINING_BAR = 3.0
-#: of the frames of a training step, both sides, over the FP32 step; measured 0.13 to 0.21
-FRAMES_BAR = 0.3
+#: processor time of training through the wire, over plain FP32; measured 1.4 to 1.9
+TRAINING_BAR = 2.5
+#: of the frames of a training step, both sides, over the FP32 step; measured 0.13 to 0.16
+FRAMES_BAR = 0.25
 #: of a product through the wire over ``torch.matmul``; measured 7.6 to 9.0
 PRODUCT_BAR = 13.0
 #: bytes on the wire for each byte of packed codes, payload 1 MiB; measured 1.0032
