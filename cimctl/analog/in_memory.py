@@ -22,6 +22,7 @@ from cimctl.analog.compensation import Compensations
 from cimctl.analog.fast_array import FastArray
 from cimctl.analog.layers import AnalogConv2d, AnalogLayer, AnalogLinear, WeightRule, along
 from cimctl.analog.pulsed_array import Pulse, PulsedArray
+from cimctl.analog.windows import Windows
 from cimctl.calibration.record import Calibration
 
 WeightScaling = Literal["off", "tensor", "column"]
@@ -183,6 +184,10 @@ class InMemoryLayer(AnalogLayer):
 
     # ------------------------------------------------------------------ products
 
+    def windows(self, inputs: Tensor) -> Windows:
+        """The vectors of inputs that are padded already, where they lie."""
+        return Windows.of(inputs.cpu().numpy())
+
     def _product(self, inputs: Tensor, bias: Tensor | None) -> Tensor:
         result: Tensor = InMemoryProduct.apply(inputs, self.weight, self)  # type: ignore[no-untyped-call]
         return result if bias is None else result + along(bias, result)
@@ -226,6 +231,12 @@ class InMemoryLinear(InMemoryLayer, AnalogLinear):
 
 class InMemoryConv2d(InMemoryLayer, AnalogConv2d):
     """A convolution, unrolled here: each of its places is a vector."""
+
+    def windows(self, inputs: Tensor) -> Windows:
+        g = self._geometry
+        (top, left), kernel = g.padding, (self.weight.shape[2], self.weight.shape[3])
+        padded = nn.functional.pad(inputs, (left, left, top, top)) if any(g.padding) else inputs
+        return Windows.of_images(padded.cpu().numpy(), kernel, g.stride, g.dilation)
 
 
 class InMemoryProduct(torch.autograd.Function):

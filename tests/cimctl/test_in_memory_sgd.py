@@ -24,6 +24,7 @@ from cimctl.algorithms.settings import Settings, parse
 from cimctl.analog.coincidence import Trains, coincidences, coincidences_numpy, words
 from cimctl.analog.in_memory import InMemoryLayer
 from cimctl.analog.pulsed_array import PulsedArray
+from cimctl.analog.windows import Windows
 from cimctl.cli.root import run
 from cimctl.training import checkpoint
 from cimctl.training.config import RunConfig
@@ -94,6 +95,17 @@ def test_a_board_counts_in_the_words_what_the_host_counts(trains: Trains, rate: 
     assert np.array_equal(found[1].reshape(25, 4).T, down)
     slots = np.uint32((1 << made.length) - 1)
     assert ((made.inputs & slots).any(1) & (made.outputs & slots).any(1)).all()
+
+
+@pytest.mark.parametrize("rate", [5.0, 500.0])
+def test_choppers_turn_the_signs_of_trains_and_nothing_else(rate: float) -> None:
+    x, d = batch(25, 4)
+    signs = np.where(np.arange(25) % 3 == 0, -1, 1).astype(np.float32)
+    found = coincidences(Windows.of(x).times(signs), d, rate, Trains(), 9)
+    for turned, plain in zip(
+        found, coincidences_numpy(x * signs, d, rate, Trains(), 9), strict=True
+    ):
+        assert np.array_equal(turned, plain) and plain.any()
 
 
 def test_vectors_without_pulses_have_no_words() -> None:
