@@ -195,12 +195,11 @@ class InMemoryLayer(AnalogLayer):
     def multiply(self, inputs: Tensor) -> Tensor:
         """The layer's outputs without bias."""
         assert self.chip is not None
-        vectors = self.vectors(inputs).contiguous()
         if "wa" in self.on_chip:
-            found = self.chip.forward(vectors.cpu().numpy(), learning=self.training)
+            found = self.chip.forward(self.windows(inputs), learning=self.training)
             products = torch.from_numpy(found).to(inputs.device)
         else:
-            products = vectors @ self._matrix_read().T
+            products = self.vectors(inputs) @ self._matrix_read().T
         return self._arranged(products.mul_(self.scale.data), inputs)
 
     def multiply_back(self, inputs: Tensor, outer: Tensor, *, wanted: bool) -> Tensor | None:

@@ -84,6 +84,14 @@ class Windows:
         """The same with other signs."""
         return replace(self, signs=signs)
 
+    def only(self, vectors: npt.NDArray[np.integer[Any]]) -> Windows:
+        """Some of the vectors."""
+        return replace(self, bases=self.bases[vectors], run=1)
+
+    def part(self, lines: slice) -> Windows:
+        """All vectors, of some of the lines."""
+        return replace(self, offsets=self.offsets[lines], signs=self.signs[lines])
+
     @cached_property
     def largest(self) -> Floats:
         """(vectors,) the largest magnitude of each vector."""
