@@ -22,6 +22,7 @@ from cimctl.algorithms.settings import Settings
 from cimctl.analog.coincidence import Trains, coincidences, words
 from cimctl.analog.draws import key_of
 from cimctl.analog.in_memory import InMemoryLayer, step_device
+from cimctl.analog.joined import joined
 from cimctl.analog.pulsed_array import PulsedArray
 from cimctl.analog.windows import Windows
 from firmware_protocol.constants import Capability, Opcode
@@ -128,7 +129,7 @@ class InMemory(Algorithm):
     ) -> None:
         """Moves an array by ``rate`` mean steps times ``d x^T`` in the mean."""
         if self.settings.outer == "board":
-            trains = words(x, d, rate, self._trains, key)
+            trains = joined(words(x, d, rate, self._trains, key))
             if len(trains.inputs):
                 self.pulses += array.outer(trains)
             return
