@@ -37,8 +37,10 @@ _ONE = 1 << 16
 _NONE, _BIT = np.uint32(0), np.uint32(1)
 #: hashes that one line of one vector has for itself: 16 words of 32 bits
 _HASHES = 8
-#: trains that are put aside until they are drawn, and how many of them are drawn together
-_ROOM, _TOGETHER = 2048, 64
+#: the first of them, which leave few trains undecided
+_FIRST = 4
+#: trains that are put aside and then drawn together
+_ROOM = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,45 +169,47 @@ def coincidences(
     return (total + net) // 2, (total - net) // 2
 
 
+@numba.njit(inline="always", error_model="numpy")  # type: ignore[misc, unused-ignore]
+def _compared(wanted, place, half, below, undecided):  # type: ignore[no-untyped-def]
+    """Two bits more of a probability and of the numbers that are drawn for each slot."""
+    drawn = mixed(place + np.uint64(half) * MIX_1)
+    first = np.uint32(_NONE - ((wanted >> np.uint32(15 - 2 * half)) & _BIT))
+    second = np.uint32(_NONE - ((wanted >> np.uint32(14 - 2 * half)) & _BIT))
+    now, next_ = np.uint32(drawn), np.uint32(drawn >> np.uint64(32))
+    rest = undecided & ~(now ^ first)
+    below |= (undecided & ~now & first) | (rest & ~next_ & second)
+    return below, rest & ~(next_ ^ second)
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _draw(at, wanted, place, mask, below, undecided, drawn):  # type: ignore[no-untyped-def]
+def _draw(count, wanted, place, mask, below, undecided):  # type: ignore[no-untyped-def]
     """Slots in which a 16-bit number drawn for each is below the probability, both bit by bit.
 
-    ``_TOGETHER`` trains from ``at`` on, without a branch, so that these are vector instructions.
+    The first bits, which decide most trains, without a branch, so that these are vector
+    instructions.
     """
-    for j in range(_TOGETHER):
-        below[j], undecided[j] = 0, mask[at + j]
-    for half in range(_HASHES):
-        for j in range(_TOGETHER):
-            drawn[j] = mixed(place[at + j] + np.uint64(half) * MIX_1)
-        left = _NONE
-        high, low = np.uint32(15 - 2 * half), np.uint32(14 - 2 * half)
-        for j in range(_TOGETHER):
-            first = np.uint32(_NONE - ((wanted[at + j] >> high) & _BIT))
-            second = np.uint32(_NONE - ((wanted[at + j] >> low) & _BIT))
-            now, next_ = np.uint32(drawn[j]), np.uint32(drawn[j] >> np.uint64(32))
-            rest = undecided[j] & ~(now ^ first)
-            below[j] |= (undecided[j] & ~now & first) | (rest & ~next_ & second)
-            rest &= ~(next_ ^ second)
-            undecided[j] = rest
-            left |= rest
-        if left == 0:
-            break
-    for j in range(_TOGETHER):
-        below[j] |= mask[at + j] & np.uint32(_NONE - (wanted[at + j] >> np.uint32(16)))
+    for j in range(count):
+        found, open_ = _NONE, mask[j]
+        for half in range(_FIRST):
+            found, open_ = _compared(wanted[j], place[j], half, found, open_)
+        always = np.uint32(_NONE - (wanted[j] >> np.uint32(16)))
+        below[j], undecided[j] = found | (mask[j] & always), open_ & ~always
+    for j in range(count):
+        half, open_ = _FIRST, undecided[j]
+        while open_ and half < _HASHES:
+            below[j], open_ = _compared(wanted[j], place[j], half, below[j], open_)
+            half += 1
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _empty(count, wanted, place, mask, target, below, undecided, drawn, sign, out):  # type: ignore[no-untyped-def]  # fmt: skip
+def _empty(count, wanted, place, mask, target, below, undecided, sign, out):  # type: ignore[no-untyped-def]
     """Draws the trains that were put aside, and writes their words."""
-    mask[count:] = 0
-    for at in range(0, count, _TOGETHER):
-        _draw(at, wanted, place, mask, below, undecided, drawn)
-        for j in range(min(_TOGETHER, count - at)):
-            # The lowest bit says whether the number is negative.
-            where, word = target[at + j], below[j]
-            negative = sign * np.uint32(where & 1) * np.uint32(word != 0)
-            out[np.uintp(where >> 1)] = word | negative
+    _draw(count, wanted, place, mask, below, undecided)
+    for j in range(count):
+        # The lowest bit says whether the number is negative.
+        where, word = target[j], below[j]
+        negative = sign * np.uint32(where & 1) * np.uint32(word != 0)
+        out[np.uintp(where >> 1)] = word | negative
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
@@ -215,15 +219,14 @@ def _fire(flat, bases, offsets, signs, vectors, slots, factor, first, key, sign,
     Lines that cannot fire need no draw.
     """
     lines = offsets.size
-    room = -(-max(lines, _ROOM) // _TOGETHER) * _TOGETHER
+    room = max(lines, _ROOM)
     wanted, mask = np.zeros(room + 1, np.uint32), np.zeros(room + 1, np.uint32)
     place, target = np.zeros(room + 1, np.uint64), np.zeros(room + 1, np.int64)
-    below, undecided = np.zeros(_TOGETHER, np.uint32), np.zeros(_TOGETHER, np.uint32)
-    drawn = np.zeros(_TOGETHER, np.uint64)
+    below, undecided = np.zeros(room, np.uint32), np.zeros(room, np.uint32)
     count = 0
     for v in range(vectors.size):
         if count + lines > room:
-            _empty(count, wanted, place, mask, target, below, undecided, drawn, sign, out)
+            _empty(count, wanted, place, mask, target, below, undecided, sign, out)
             count = 0
         every = np.uint32((1 << slots[v]) - 1)
         start = key + np.uint64(vectors[v]) * GAMMA + GAMMA + np.uint64(first * _HASHES) * MIX_1
@@ -237,7 +240,7 @@ def _fire(flat, bases, offsets, signs, vectors, slots, factor, first, key, sign,
             place[at] = start + np.uint64(i * _HASHES) * MIX_1
             target[at] = (v * lines + i) << 1 | ((value < 0.0) != (signs[i] < 0.0))
             count += probability > 0.0
-    _empty(count, wanted, place, mask, target, below, undecided, drawn, sign, out)
+    _empty(count, wanted, place, mask, target, below, undecided, sign, out)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
