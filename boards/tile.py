@@ -236,7 +236,7 @@ class Tile:
         step = self._updates_fitting(rows.shape[1], columns.shape[1], length)
         for first in range(0, len(rows), step):
             part = slice(first, first + step)
-            words = b"".join(bytes(pack_codes(w[part], length + 1)) for w in (rows, columns))
+            words = b"".join(pack_codes(w[part], length + 1) for w in (rows, columns))
             flags = DIFFERENTIAL if pairs else 0
             request = m.OuterRequest(
                 set_mV, reset_mV, width_ns, region, flags, length, len(rows[part]), words
