@@ -25,7 +25,7 @@ from cimctl.analog.compensation import (
     worst_case_scale,
 )
 from cimctl.analog.draws import key_of
-from cimctl.analog.quantiser import quantise
+from cimctl.analog.quantiser import quantise, spread, unscaled
 from cimctl.analog.ranges import Ranges
 from cimctl.analog.windows import Windows
 from cimctl.calibration.record import Calibration, Correction
@@ -163,10 +163,10 @@ class ChipMatrix:
         if learning or not side.state.ranges.largest:
             side.state.see(largest)
         scale = input_scale(self._rules, side.state, largest)
-        out = np.zeros((len(x), side.matrix.shape[1]), dtype=np.float32)
         live = np.flatnonzero(scale > 0)
         if not live.size:
-            return out
+            return np.zeros((len(x), side.matrix.shape[1]), dtype=np.float32)
+        count = len(x)
         everything = live.size == len(x)
         if not everything:
             x, scale = x.only(live), scale[live]
@@ -174,10 +174,7 @@ class ChipMatrix:
         if bound == "worst-case":
             scale = np.maximum(scale, self._worst_case(side, x))
         product = self._sum(side, x, scale, bound == "iterative", learning)
-        if everything:
-            return product
-        out[live] = product
-        return out
+        return product if everything else spread(product, live, count)
 
     def _sum(
         self, side: _Side, x: Windows, scale: Floats, iterative: bool, learning: bool
@@ -205,7 +202,7 @@ class ChipMatrix:
             conversions = codes.size * matrix.blocks
             side.state.ranges.see_products(saturated, conversions, self._rules.saturation)
         step = np.float32(self._units.weight / (side.gain * self._top))
-        product: Floats = self._corrected(matrix, codes) * (scale * step)[:, None]
+        product = unscaled(self._corrected(matrix, codes), scale * step)
         rows, halving = np.arange(len(x)), 1.0
         while iterative and halving < MOST_HALVING:
             ends = (codes == self._high) | (codes == -self._high - 1)
@@ -215,7 +212,7 @@ class ChipMatrix:
             halving *= 2
             wide = scale[rows] * np.float32(halving)
             codes, _ = self._convert(side, matrix, x.only(rows), wide)
-            product[rows] = self._corrected(matrix, codes) * (wide * step)[:, None]
+            product[rows] = unscaled(self._corrected(matrix, codes), wide * step)
         return product
 
     def _corrected(self, matrix: Matrix, codes: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -67,6 +67,34 @@ def largest_magnitudes(values: Floats) -> Floats:
     return Windows.of(values).largest
 
 
+def unscaled(codes: npt.NDArray[Any], factor: Floats) -> Floats:
+    """(vectors, outputs) codes times (vectors,) factors; numpy is slow where vectors are short."""
+    out = np.empty(codes.shape, dtype=np.float32)
+    _unscale(codes, factor, out)
+    return out
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def _unscale(codes, factor, out):  # type: ignore[no-untyped-def]
+    for v in range(codes.shape[0]):
+        for j in range(codes.shape[1]):
+            out[v, j] = np.float32(np.float64(codes[v, j]) * np.float64(factor[v]))
+
+
+def spread(rows: Floats, places: npt.NDArray[np.int64], count: int) -> Floats:
+    """(count, lines) with rows at their places, and zeros elsewhere."""
+    out = np.zeros((count, rows.shape[1]), dtype=np.float32)
+    _spread(rows, places, out)
+    return out
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def _spread(rows, places, out):  # type: ignore[no-untyped-def]
+    for v in range(rows.shape[0]):
+        for j in range(rows.shape[1]):
+            out[np.uintp(places[v]), j] = rows[v, j]
+
+
 def quantise_numpy(
     values: Floats, scale: Floats, top: int, *, key: int = 0, first: int = -1
 ) -> Codes:

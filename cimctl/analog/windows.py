@@ -28,6 +28,7 @@ class Windows:
         offsets: (lines,) where each line lies, from there.
         signs: (lines,) what each line is multiplied by, 1 or -1.
         run, step: so many vectors follow each other at that distance.
+        places: vectors of an image.
     """
 
     flat: Floats
@@ -36,6 +37,7 @@ class Windows:
     signs: Floats
     run: int = 1
     step: int = 1
+    places: int = 1
 
     @classmethod
     def of(cls, vectors: Floats | Windows) -> Windows:
@@ -70,7 +72,7 @@ class Windows:
             dilation[1] * np.arange(kernel[1]),
         )
         ones = np.ones(len(offsets), dtype=np.float32)
-        return cls(flat, bases, offsets, ones, counts[1], stride[1])
+        return cls(flat, bases, offsets, ones, counts[1], stride[1], counts[0] * counts[1])
 
     def __len__(self) -> int:
         return len(self.bases)
@@ -86,7 +88,7 @@ class Windows:
 
     def only(self, vectors: npt.NDArray[np.integer[Any]]) -> Windows:
         """Some of the vectors."""
-        return replace(self, bases=self.bases[vectors], run=1)
+        return replace(self, bases=self.bases[vectors], run=1, places=1)
 
     def part(self, lines: slice) -> Windows:
         """All vectors, of some of the lines."""
@@ -102,10 +104,24 @@ class Windows:
             _largest(self.flat, self.bases, self.offsets, out)
         return out
 
+    def folded(self, vectors: Floats) -> Floats:
+        """(numbers,) sums of what (vectors, lines) put where each line lies, line by line."""
+        out = np.zeros(len(self.flat), dtype=np.float32)
+        _fold(vectors, self.bases, self.offsets, self.places, out)
+        return out
+
     def vectors(self) -> Floats:
         """(vectors, lines), copied out."""
         found: Floats = self.flat[self.bases[:, None] + self.offsets] * self.signs
         return found
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def _fold(vectors, bases, offsets, places, out):  # type: ignore[no-untyped-def]
+    for first in range(0, bases.size, places):
+        for i in range(offsets.size):
+            for v in range(first, first + places):
+                out[np.uintp(bases[v] + offsets[i])] += vectors[v, i]
 
 
 def _sums(*parts: Places) -> Places:

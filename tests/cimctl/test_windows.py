@@ -33,6 +33,21 @@ def test_the_vectors_of_images_are_those_of_torchs_unfold(name: str) -> None:
     assert np.array_equal(found.largest, np.abs(wanted).max(axis=1))
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_windows_fold_back_as_torch_does(name: str) -> None:
+    torch.manual_seed(0)
+    layer, (height, width) = LAYERS[name], (8, 9)
+    (top, left), kernel = layer.padding, layer.kernel_size
+    images = np.zeros((4, layer.in_channels, height + 2 * top, width + 2 * left), dtype=np.float32)
+    windows = Windows.of_images(images, kernel, layer.stride, layer.dilation)  # type: ignore[arg-type]
+    vectors = torch.randn(len(windows), windows.lines)
+    wanted = nn.functional.fold(
+        vectors.reshape(4, -1, windows.lines).transpose(1, 2), images.shape[2:], kernel,
+        layer.dilation, 0, layer.stride,
+    )  # fmt: skip
+    assert np.array_equal(windows.folded(vectors.numpy()).reshape(images.shape), wanted.numpy())
+
+
 def test_vectors_are_windows_of_themselves_and_take_signs() -> None:
     vectors = np.random.default_rng(0).standard_normal((7, 5)).astype(np.float32)
     found = Windows.of(vectors)
