@@ -36,6 +36,7 @@ from cimctl.algorithms.settings import Settings
 from cimctl.analog.draws import hash_numpy, key_of
 from cimctl.analog.fast_array import FastArray
 from cimctl.analog.in_memory import InMemoryLayer
+from cimctl.analog.quantiser import largest_magnitudes
 from cimctl.analog.windows import Windows
 
 Numbers = np.ndarray[Any, Any]
@@ -80,7 +81,7 @@ class Transfer:
     def see(self, x: Numbers | Windows, d: Numbers | Windows) -> None:
         """Follows a batch's largest inputs and errors."""
         for name, values in (("x_mean", x), ("d_mean", d)):
-            most = Windows.of(values).largest
+            most = largest_magnitudes(values)
             now = float(most[most > 0].mean()) if most.any() else 0.0
             before = getattr(self, name)
             if now:

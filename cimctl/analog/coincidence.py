@@ -40,7 +40,7 @@ _HASHES = 8
 #: the first of them, which leave few trains undecided
 _FIRST = 4
 #: trains that are put aside and then drawn together
-_ROOM = 2048
+_ROOM = 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ def _quantise(flat, bases, offsets, signs, scale, top, key, first, out):  # type
             out[v, i] = np.int8(min(top, max(-top, code)))
 
 
-def largest_magnitudes(values: Floats) -> Floats:
+def largest_magnitudes(values: Floats | Windows) -> Floats:
     """(vectors,) the largest magnitude of each vector; ``np.abs(values).max(axis=1)``, compiled."""
     return Windows.of(values).largest
 
