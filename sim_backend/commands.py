@@ -400,7 +400,9 @@ class Commands:
         if within.size:
             if (within >= size).any():
                 raise Refused(Status.BAD_REQUEST, Detail.INDEX, int((within >= size).argmax()))
-            if np.unique(within).size != within.size:
+            named = np.zeros(size, dtype=np.bool_)
+            named[within] = True
+            if np.count_nonzero(named) != within.size:
                 raise Refused(Status.BAD_REQUEST, Detail.INDEX)
         return self._chip.cell_index(region, within)
 
