@@ -9,9 +9,9 @@ thread each and the same images.  Two comparisons:
     equal     equal work: A gets 15.5 pulses where x and d have their running means, as the presets
               say, by trains of 31 slots, and a line of A is read after 1,474 vectors, which is
               once a batch for the lines of the first convolution, on both sides
-    own       the presets as they are, which read a line after every vector, beside the settings
-              that ours is used with: 0.025 pulses, fewer in convolutions, trains of 5 slots, and
-              reads at the end of a batch
+    own       the presets as they are, which read a line after every vector, beside settings that
+              ours is used with: 0.16 pulses, fewer in convolutions, a line for every fifth vector,
+              read at the end of a batch
 
 aihwkit does not count pulses here; those of its A are what its probabilities give in the mean.
 

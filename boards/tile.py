@@ -236,7 +236,7 @@ class Tile:
         step = self._updates_fitting(rows.shape[1], columns.shape[1], length)
         for first in range(0, len(rows), step):
             part = slice(first, first + step)
-            words = b"".join(bytes(pack_codes(w[part], length + 1)) for w in (rows, columns))
+            words = b"".join(pack_codes(w[part], length + 1) for w in (rows, columns))
             flags = DIFFERENTIAL if pairs else 0
             request = m.OuterRequest(
                 set_mV, reset_mV, width_ns, region, flags, length, len(rows[part]), words
@@ -316,7 +316,8 @@ class Tile:
         index = (row * self.columns + columns).astype(np.uint16)
         step = max(1, (self.board.room - head) // 4)
         parts = []
-        for number in np.unique(band) if height < self.rows else (0,):
+        # Most tiles are one band, and finding that out by sorting takes longer than the rest.
+        for number in np.flatnonzero(np.bincount(band)):
             top = int(number) * height
             region = m.Region(self.index, top, min(height, self.rows - top), 0, self.columns)
             mine = np.flatnonzero(band == number)

@@ -44,7 +44,9 @@ def pack_codes(codes: Codes, bits: int) -> Buffer:
     ]
     if rest:
         top = (flat >> (8 * whole)).astype(np.uint8)
-        planes += [np.packbits((top >> i) & 1, bitorder="little").data for i in range(rest)]
+        # Any number but 0 is a bit that is set: a shift would cost as much again.
+        masks = [np.uint8(1 << i) for i in range(rest)]
+        planes += [np.packbits(top & mask, bitorder="little").data for mask in masks]
     return planes[0] if len(planes) == 1 else b"".join(planes)
 
 
@@ -84,9 +86,9 @@ def unpack_codes(data: Buffer, count: int, bits: int, *, signed: bool) -> Codes:
 def _bit_planes(raw: npt.NDArray[np.uint8], count: int, planes: int) -> npt.NDArray[np.uint8]:
     """(count,) integers of fewer than 8 bits, from their bit planes."""
     size = (count + 7) // 8
-    codes = np.unpackbits(raw[:size], count=count, bitorder="little")
-    for i in range(1, planes):
-        plane = np.unpackbits(raw[i * size : (i + 1) * size], count=count, bitorder="little")
-        plane <<= np.uint8(i)
-        codes |= plane
+    codes = np.unpackbits(raw[(planes - 1) * size :], count=count, bitorder="little")
+    # From the highest down and doubled each time: numpy shifts bytes one by one.
+    for i in reversed(range(planes - 1)):
+        codes += codes
+        codes |= np.unpackbits(raw[i * size : (i + 1) * size], count=count, bitorder="little")
     return codes

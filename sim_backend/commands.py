@@ -358,7 +358,7 @@ class Commands:
         words = [
             np.ascontiguousarray(
                 unpack_codes(part, size, r.length + 1, signed=False)
-                .astype(np.uint32).reshape(r.count, -1).T
+                .astype(np.uint32, copy=False).reshape(r.count, -1).T
             )
             for part, size in zip(parts, sizes, strict=True)
         ]  # fmt: skip

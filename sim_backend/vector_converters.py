@@ -79,6 +79,7 @@ def _convert(  # type: ignore[no-untyped-def]  # numba infers
     lanes = hashed.view(np.uint16)[skipped : skipped + conversions]
     deviates = np.zeros(conversions, dtype=np.float64)
     whole = np.zeros(conversions, dtype=np.float64)
+    flat, answers = sums.reshape(-1), out.reshape(-1)
     saturated = 0
     for v in range(vectors):
         sigma = 0.0
@@ -92,29 +93,30 @@ def _convert(  # type: ignore[no-untyped-def]  # numba infers
             for j in range(conversions):
                 deviates[j] = table[lanes[j]]
         base = offset * totals[v]
-        first_digit = sums[v, :conversions]
-        second_digit = sums[v, conversions : 2 * conversions]
         # Loops of one kind of work each, so that all but the table's look-ups vectorise; exact in
         # double precision: sums stay under 2^33, gains have 16 bits.
+        # No slices of vectors: each would cost as much as some conversions.
+        digit = np.uintp(v * sums.shape[1])
+        second, third = digit + np.uintp(conversions), digit + np.uintp(2 * conversions)
         if digits == 3:
-            third_digit = sums[v, 2 * conversions :]
             for j in range(conversions):
                 whole[j] = (
-                    np.float64(first_digit[j]) * 65536.0
-                    + np.float64(second_digit[j]) * 256.0
-                    + np.float64(third_digit[j])
+                    np.float64(flat[digit + np.uintp(j)]) * 65536.0
+                    + np.float64(flat[second + np.uintp(j)]) * 256.0
+                    + np.float64(flat[third + np.uintp(j)])
                     + base
                 )
         else:
             for j in range(conversions):
-                whole[j] = np.float64(first_digit[j]) * 256.0 + np.float64(second_digit[j]) + base
-        target = out[v, at : at + conversions]
+                high_digit = np.float64(flat[digit + np.uintp(j)]) * 256.0
+                whole[j] = high_digit + np.float64(flat[second + np.uintp(j)]) + base
+        target = np.uintp(v * out.shape[1] + at)
         if straight:
             for j in range(conversions):
                 code = np.rint((whole[j] + np.rint(deviates[j] * sigma)) * gain)
                 clipped = min(high, max(low, code))
                 saturated += int(code != clipped)
-                target[j] += np.int32(clipped)
+                answers[target + np.uintp(j)] += np.int32(clipped)
         else:
             for j in range(conversions):
                 level = (whole[j] + np.rint(deviates[j] * sigma)) * gains[j]
@@ -123,7 +125,7 @@ def _convert(  # type: ignore[no-untyped-def]  # numba infers
                 code = np.rint(level + (offsets[j] + bows[j] * shape))
                 clipped = min(high, max(low, code))
                 saturated += int(code != clipped)
-                target[j] += np.int32(clipped)
+                answers[target + np.uintp(j)] += np.int32(clipped)
     return saturated
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import msgspec
-import numpy as np
 from torch import nn
 
 from boards.board import Board
@@ -23,10 +22,11 @@ from cimctl.algorithms.settings import Settings
 from cimctl.analog.coincidence import Trains, coincidences, words
 from cimctl.analog.draws import key_of
 from cimctl.analog.in_memory import InMemoryLayer, step_device
+from cimctl.analog.joined import joined
 from cimctl.analog.pulsed_array import PulsedArray
+from cimctl.analog.windows import Windows
 from firmware_protocol.constants import Capability, Opcode
 
-Numbers = np.ndarray[Any, Any]
 #: the part of the seed's streams that pulse trains are drawn from
 _TRAINS = 2
 
@@ -36,13 +36,13 @@ class Use:
     """One product of a layer in training, as its update needs it.
 
     Attributes:
-        inputs: (vectors, inputs).
-        directions: (vectors, outputs) descent directions, in units of W.
+        inputs: those of each vector.
+        directions: descent directions of each vector, in units of W.
         places: vectors of each image: the places of a convolution.
     """
 
-    inputs: Numbers
-    directions: Numbers
+    inputs: Windows
+    directions: Windows
     places: int = 1
 
 
@@ -106,9 +106,9 @@ class InMemory(Algorithm):
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, InMemoryLayer)
             for place, (inputs, d) in enumerate(layer.tape):
-                x = layer.vectors(inputs).contiguous().cpu().numpy()
+                x = layer.windows(inputs)
                 key = key_of(self._seed, _TRAINS, self.batches, number, place)
-                self._update(number, layer, Use(x, d, len(x) // len(inputs)), key)
+                self._update(number, layer, Use(x, Windows.of(d), len(x) // len(inputs)), key)
             layer.tape.clear()
             layer.forget()
         self.batches += 1
@@ -125,11 +125,11 @@ class InMemory(Algorithm):
         """
 
     def _pulse_outer(
-        self, array: PulsedArray, x: Numbers, d: Numbers, rate: float, key: int
+        self, array: PulsedArray, x: Windows, d: Windows, rate: float, key: int
     ) -> None:
         """Moves an array by ``rate`` mean steps times ``d x^T`` in the mean."""
         if self.settings.outer == "board":
-            trains = words(x, d, rate, self._trains, key)
+            trains = joined(words(x, d, rate, self._trains, key))
             if len(trains.inputs):
                 self.pulses += array.outer(trains)
             return

@@ -37,6 +37,7 @@ from cimctl.analog.draws import hash_numpy, key_of
 from cimctl.analog.fast_array import FastArray
 from cimctl.analog.in_memory import InMemoryLayer
 from cimctl.analog.quantiser import largest_magnitudes
+from cimctl.analog.windows import Windows
 
 Numbers = np.ndarray[Any, Any]
 #: running means of the largest inputs and errors forget by this factor a batch
@@ -77,7 +78,7 @@ class Transfer:
         ones = np.ones(inputs, dtype=np.float32)
         return cls(zeros[0], ones, zeros[1], zeros[2], np.zeros(inputs, dtype=bool))
 
-    def see(self, x: Numbers, d: Numbers) -> None:
+    def see(self, x: Numbers | Windows, d: Numbers | Windows) -> None:
         """Follows a batch's largest inputs and errors."""
         for name, values in (("x_mean", x), ("d_mean", d)):
             most = largest_magnitudes(values)
@@ -135,7 +136,7 @@ class TikiTaka(InMemory):
         if not (state.x_mean and state.d_mean):
             return
         # Vectors between two reads of a line: those that n_s asks for, and those that there are.
-        regular = s.read_every * x.shape[1]
+        regular = s.read_every * x.lines
         between = max(regular, len(x))
         # In mean steps of a device, as lambda_A over delta.
         if s.fast_rate_rule == "formula":
@@ -143,7 +144,7 @@ class TikiTaka(InMemory):
             rate *= regular / between
         else:
             rate = s.fast_rate / self._delta
-        self._pulse_outer(fast.array, x * state.chopper, d, rate, key)
+        self._pulse_outer(fast.array, x.times(state.chopper), d, rate, key)
         lines = state.due(len(x), s.read_every)
         if len(lines):
             gain = self.rate * between / use.places / (s.transfer_damping * self._delta)

@@ -25,8 +25,9 @@ from cimctl.analog.compensation import (
     worst_case_scale,
 )
 from cimctl.analog.draws import key_of
-from cimctl.analog.quantiser import largest_magnitudes, quantise
+from cimctl.analog.quantiser import quantise, spread, unscaled
 from cimctl.analog.ranges import Ranges
+from cimctl.analog.windows import Windows
 from cimctl.calibration.record import Calibration, Correction
 from firmware_protocol.constants import Capability
 
@@ -126,17 +127,17 @@ class ChipMatrix:
         """Takes over the running values of a matrix that uses the same slots."""
         self._forward.state, self._backward.state = other._forward.state, other._backward.state
 
-    def forward(self, x: Floats, *, learning: bool = False) -> Floats:
+    def forward(self, x: Floats | Windows, *, learning: bool = False) -> Floats:
         """Multiplies.
 
         Args:
-            x: (vectors, inputs).
+            x: (vectors, inputs), or vectors where they lie.
             learning: whether running values follow this batch.
 
         Returns:
             (vectors, outputs) products, in weight times input units.
         """
-        return self._product(self._forward, x, learning, self._rules.bound)
+        return self._product(self._forward, Windows.of(x), learning, self._rules.bound)
 
     def backward(self, d: Floats, *, learning: bool = False) -> Floats:
         """Multiplies (vectors, outputs) by the transpose: (vectors, inputs), no bound management.
@@ -144,7 +145,7 @@ class ChipMatrix:
         Raises:
             UnsupportedError: the board does not multiply by the transposed array.
         """
-        return self._product(self._backward, d, learning, "off")
+        return self._product(self._backward, Windows.of(d), learning, "off")
 
     def state_dict(self) -> dict[str, Any]:
         """Running values of both directions."""
@@ -157,35 +158,31 @@ class ChipMatrix:
 
     # ------------------------------------------------------------------ one batch
 
-    def _product(self, side: _Side, x: Floats, learning: bool, bound: str) -> Floats:
-        x = np.ascontiguousarray(x, dtype=np.float32)
-        largest = largest_magnitudes(x)
+    def _product(self, side: _Side, x: Windows, learning: bool, bound: str) -> Floats:
+        largest = x.largest
         if learning or not side.state.ranges.largest:
             side.state.see(largest)
         scale = input_scale(self._rules, side.state, largest)
-        out = np.zeros((len(x), side.matrix.shape[1]), dtype=np.float32)
         live = np.flatnonzero(scale > 0)
         if not live.size:
-            return out
+            return np.zeros((len(x), side.matrix.shape[1]), dtype=np.float32)
+        count = len(x)
         everything = live.size == len(x)
         if not everything:
-            x, scale = x[live], scale[live]
+            x, scale = x.only(live), scale[live]
         self._configure(side, x, scale)
         if bound == "worst-case":
             scale = np.maximum(scale, self._worst_case(side, x))
         product = self._sum(side, x, scale, bound == "iterative", learning)
-        if everything:
-            return product
-        out[live] = product
-        return out
+        return product if everything else spread(product, live, count)
 
     def _sum(
-        self, side: _Side, x: Floats, scale: Floats, iterative: bool, learning: bool
+        self, side: _Side, x: Windows, scale: Floats, iterative: bool, learning: bool
     ) -> Floats:
         """Adds up the blocks of inputs here where each has to be judged on its own."""
         total: Floats | None = None
         for matrix, lines in _blocks(side.matrix, apart=iterative):
-            part = self._managed(side, matrix, x[:, lines], scale, iterative, learning)
+            part = self._managed(side, matrix, x.part(lines), scale, iterative, learning)
             total = part if total is None else total + part
         assert total is not None
         return total
@@ -194,7 +191,7 @@ class ChipMatrix:
         self,
         side: _Side,
         matrix: Matrix,
-        x: Floats,
+        x: Windows,
         scale: Floats,
         iterative: bool,
         learning: bool,
@@ -205,7 +202,7 @@ class ChipMatrix:
             conversions = codes.size * matrix.blocks
             side.state.ranges.see_products(saturated, conversions, self._rules.saturation)
         step = np.float32(self._units.weight / (side.gain * self._top))
-        product: Floats = self._corrected(matrix, codes) * (scale * step)[:, None]
+        product = unscaled(self._corrected(matrix, codes), scale * step)
         rows, halving = np.arange(len(x)), 1.0
         while iterative and halving < MOST_HALVING:
             ends = (codes == self._high) | (codes == -self._high - 1)
@@ -214,8 +211,8 @@ class ChipMatrix:
             rows = rows[ends.any(axis=1)]
             halving *= 2
             wide = scale[rows] * np.float32(halving)
-            codes, _ = self._convert(side, matrix, x[rows], wide)
-            product[rows] = self._corrected(matrix, codes) * (wide * step)[:, None]
+            codes, _ = self._convert(side, matrix, x.only(rows), wide)
+            product[rows] = unscaled(self._corrected(matrix, codes), wide * step)
         return product
 
     def _corrected(self, matrix: Matrix, codes: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -228,7 +225,7 @@ class ChipMatrix:
         return self._corrections[matrix].apply(codes).astype(np.float32)
 
     def _convert(
-        self, side: _Side, matrix: Matrix, x: Floats, scale: Floats
+        self, side: _Side, matrix: Matrix, x: Windows, scale: Floats
     ) -> tuple[npt.NDArray[Any], int]:
         """Answer codes of a batch, and how many conversions saturated."""
         first = side.state.vectors if self._rules.stochastic_rounding else -1
@@ -239,7 +236,7 @@ class ChipMatrix:
 
     # ------------------------------------------------------------------ the ADC's range
 
-    def _configure(self, side: _Side, x: Floats, scale: Floats) -> None:
+    def _configure(self, side: _Side, x: Windows, scale: Floats) -> None:
         """Follows the wanted gain; the first one comes from a product at the widest range."""
         ranges = side.state.ranges
         low, high = self._board.gain_range
@@ -252,7 +249,7 @@ class ChipMatrix:
             self._board.configure(side.slot, ranges.configured)
             side.told = ranges.configured
 
-    def _first_gain(self, side: _Side, x: Floats, scale: Floats) -> float:
+    def _first_gain(self, side: _Side, x: Windows, scale: Floats) -> float:
         low, _ = self._board.gain_range
         self._board.configure(side.slot, low)
         side.told = low
@@ -260,14 +257,14 @@ class ChipMatrix:
         typical = float(np.quantile(np.abs(codes), _FIRST_RANGE_QUANTILE))
         return low * self._high / max(1.0, typical)
 
-    def _worst_case(self, side: _Side, x: Floats) -> Floats:
+    def _worst_case(self, side: _Side, x: Windows) -> Floats:
         """(vectors,) scales at which no block's sum can reach the end of the range."""
         noise = _WORST_NOISE * self._board.profile.imperfections.adc_noise_lsb
         code = self._units.largest / self._units.weight * side.gain
         room = (self._high - 1 - noise) / code
         # Rounding may add half a code to each input.
-        room = max(room - x.shape[1] / 2, room / 2)
-        return worst_case_scale(np.abs(x).sum(axis=1), room / self._top)
+        room = max(room - x.lines / 2, room / 2)
+        return worst_case_scale(np.abs(x.vectors()).sum(axis=1), room / self._top)
 
 
 def _blocks(matrix: Matrix, *, apart: bool) -> Iterator[tuple[Matrix, slice]]:

@@ -22,20 +22,25 @@ import numpy as np
 import numpy.typing as npt
 
 from cimctl.analog.draws import hash_numpy
-from cimctl.analog.quantiser import largest_magnitudes
+from cimctl.analog.windows import Windows
 from sim_backend.noise import GAMMA, MIX_1, mixed
 from sim_backend.outer import ones
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int32]
+Bits = npt.NDArray[np.uint32]
 
 #: slots that a train may have: a word of 32 bits, less the sign
 LONGEST = 31
 _ONE = 1 << 16
+_NONE, _BIT = np.uint32(0), np.uint32(1)
 #: hashes that one line of one vector has for itself: 16 words of 32 bits
 _HASHES = 8
-#: trains that are drawn together
-_TOGETHER = 1024
+#: the first of them, which leave few trains undecided
+_FIRST = 4
+#: trains that are put aside and then drawn together
+_ROOM = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,32 +73,82 @@ class Words:
     length: int
 
 
-def words(x: Floats, d: Floats, rate: float, trains: Trains, key: int) -> Words:
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What the trains of those vectors are that may give a pulse.
+
+    Attributes:
+        vectors: which they are.
+        slots: of each.
+        x_factor, d_factor: probability of each unit of input and of direction.
+    """
+
+    vectors: npt.NDArray[np.int64]
+    slots: npt.NDArray[np.int64]
+    x_factor: Doubles
+    d_factor: Doubles
+
+    @classmethod
+    def of(cls, x_most: Floats, d_most: Floats, rate: float, trains: Trains) -> _Plan:
+        vectors = np.flatnonzero((x_most > 0) & (d_most > 0))
+        x, d = (most[vectors].astype(np.float64) for most in (x_most, d_most))
+        slots = np.full(len(vectors), trains.longest)
+        if trains.fit_length:
+            slots = np.minimum(trains.longest, np.ceil(rate * x * d)).astype(np.int64)
+        common = np.sqrt(rate / slots)
+        ratio = np.sqrt(d / x) if trains.balance else np.ones(len(vectors))
+        return cls(vectors, slots, common * ratio, common / ratio)
+
+    def only(self, which: npt.NDArray[np.bool_]) -> _Plan:
+        if which.all():
+            return self
+        return _Plan(
+            self.vectors[which], self.slots[which], self.x_factor[which], self.d_factor[which]
+        )
+
+
+def words(x: Floats | Windows, d: Floats | Windows, rate: float, trains: Trains, key: int) -> Words:
     """The trains of a batch: those whose coincidences ``coincidences`` counts.
 
     Vectors that give no pulse are left out.
     """
-    length = min(trains.longest, _most_slots(x, d, rate)) if trains.fit_length else trains.longest
-    inputs = np.zeros(x.shape, dtype=np.uint32)
-    outputs = np.zeros(d.shape, dtype=np.uint32)
-    sign = np.uint32(1 << length)
-    alive = _words(
-        x, d, largest_magnitudes(x), largest_magnitudes(d), rate, trains.longest, trains.balance,
-        trains.fit_length, np.uint64(key), inputs, outputs, sign,
+    x, d = Windows.of(x), Windows.of(d)
+    plan = _Plan.of(x.largest, d.largest, rate, trains)
+    length = int(plan.slots.max(initial=1)) if trains.fit_length else trains.longest
+    # The shorter vectors first: the others are drawn for those of them that fire.
+    outputs = _fired(d, plan, plan.d_factor, x.lines, key, length)
+    fires = _joined(outputs)
+    plan, outputs = plan.only(fires != 0), _only(outputs, fires != 0)
+    inputs = _fired(x, plan, plan.x_factor, 0, key, length)
+    meets = (_joined(inputs) & _joined(outputs) & np.uint32((1 << length) - 1)) != 0
+    return Words(_only(inputs, meets), _only(outputs, meets), length)
+
+
+def _only(rows: Bits, which: npt.NDArray[np.bool_]) -> Bits:
+    return rows if which.all() else rows[which]
+
+
+def _joined(rows: Bits) -> Bits:
+    """(vectors,) all bits that a word of the vector has."""
+    out = np.zeros(len(rows), dtype=np.uint32)
+    _join(rows, out)
+    return out
+
+
+def _fired(
+    values: Windows, plan: _Plan, factor: Doubles, first: int, key: int, length: int
+) -> Bits:
+    """(vectors, lines) words of the planned vectors; ``first`` is the number of the first line."""
+    out = np.zeros((len(plan.vectors), values.lines), dtype=np.uint32)
+    _fire(
+        values.flat, values.bases[plan.vectors], values.offsets, values.signs, plan.vectors,
+        plan.slots, factor, first, np.uint64(key), np.uint32(1 << length), out.reshape(-1),
     )  # fmt: skip
-    return Words(inputs[:alive], outputs[:alive], length)
-
-
-def _most_slots(x: Floats, d: Floats, rate: float) -> int:
-    if not x.size or not d.size:
-        return 1
-    x_most, d_most = (largest_magnitudes(a).astype(np.float64) for a in (x, d))
-    # In the order of the compiled product: a last bit more would be a slot more.
-    return max(1, int(np.ceil(min(float((rate * x_most * d_most).max()), float(LONGEST)))))
+    return out
 
 
 def coincidences(
-    x: Floats, d: Floats, rate: float, trains: Trains, key: int
+    x: Floats | Windows, d: Floats | Windows, rate: float, trains: Trains, key: int
 ) -> tuple[Counts, Counts]:
     """Pulses of each cell, summed over a batch.
 
@@ -107,97 +162,94 @@ def coincidences(
     Returns:
         (outputs, inputs) pulses upwards, where x and d have one sign, and pulses downwards.
     """
-    total = np.zeros((d.shape[1], x.shape[1]), dtype=np.int32)
-    net = np.zeros_like(total)
     drawn = words(x, d, rate, trains, key)
+    total = np.zeros((drawn.outputs.shape[1], drawn.inputs.shape[1]), dtype=np.int32)
+    net = np.zeros_like(total)
     _coincidences(drawn.inputs, drawn.outputs, drawn.length, total, net)
     return (total + net) // 2, (total - net) // 2
 
 
+@numba.njit(inline="always", error_model="numpy")  # type: ignore[misc, unused-ignore]
+def _compared(wanted, place, half, below, undecided):  # type: ignore[no-untyped-def]
+    """Two bits more of a probability and of the numbers that are drawn for each slot."""
+    drawn = mixed(place + np.uint64(half) * MIX_1)
+    first = np.uint32(_NONE - ((wanted >> np.uint32(15 - 2 * half)) & _BIT))
+    second = np.uint32(_NONE - ((wanted >> np.uint32(14 - 2 * half)) & _BIT))
+    now, next_ = np.uint32(drawn), np.uint32(drawn >> np.uint64(32))
+    rest = undecided & ~(now ^ first)
+    below |= (undecided & ~now & first) | (rest & ~next_ & second)
+    return below, rest & ~(next_ ^ second)
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _trains(count, wanted, place, mask, below, undecided, drawn):  # type: ignore[no-untyped-def]
+def _draw(count, wanted, place, mask, below, undecided):  # type: ignore[no-untyped-def]
     """Slots in which a 16-bit number drawn for each is below the probability, both bit by bit.
 
-    Many trains at once and without a branch, so that these are vector instructions.
+    The first bits, which decide most trains, without a branch, so that these are vector
+    instructions.
     """
     for j in range(count):
-        below[j], undecided[j] = 0, mask[j]
-    for half in range(_HASHES):
-        for j in range(count):
-            drawn[j] = mixed(place[j] + np.uint64(half) * MIX_1)
-        left = np.uint64(0)
-        for j in range(count):
-            first = np.uint64(-((wanted[j] >> (15 - 2 * half)) & 1))
-            second = np.uint64(-((wanted[j] >> (14 - 2 * half)) & 1))
-            next_ = drawn[j] >> np.uint64(32)
-            rest = undecided[j] & ~(drawn[j] ^ first)
-            below[j] |= (undecided[j] & ~drawn[j] & first) | (rest & ~next_ & second)
-            undecided[j] = rest & ~(next_ ^ second)
-            left |= undecided[j]
-        if left == 0:
-            break
+        found, open_ = _NONE, mask[j]
+        for half in range(_FIRST):
+            found, open_ = _compared(wanted[j], place[j], half, found, open_)
+        always = np.uint32(_NONE - (wanted[j] >> np.uint32(16)))
+        below[j], undecided[j] = found | (mask[j] & always), open_ & ~always
     for j in range(count):
-        below[j] = mask[j] if wanted[j] >= _ONE else below[j]
+        half, open_ = _FIRST, undecided[j]
+        while open_ and half < _HASHES:
+            below[j], open_ = _compared(wanted[j], place[j], half, below[j], open_)
+            half += 1
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _offer(values, factor, start, mask, count, wanted, place, masks):  # type: ignore[no-untyped-def]
-    """Adds a vector's lines to the trains to be drawn; those that cannot fire, too."""
-    for i in range(values.size):
-        probability = np.rint(np.float64(abs(values[i])) * factor * _ONE)
-        wanted[count + i] = np.int64(min(float(_ONE), probability))
-        place[count + i] = start + np.uint64(i * _HASHES) * MIX_1
-        masks[count + i] = mask
+def _empty(count, wanted, place, mask, target, below, undecided, sign, out):  # type: ignore[no-untyped-def]
+    """Draws the trains that were put aside, and writes their words."""
+    _draw(count, wanted, place, mask, below, undecided)
+    for j in range(count):
+        # The lowest bit says whether the number is negative.
+        where, word = target[j], below[j]
+        negative = sign * np.uint32(where & 1) * np.uint32(word != 0)
+        out[np.uintp(where >> 1)] = word | negative
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _words(x, d, x_most, d_most, rate, longest, balance, fit_length, key, out_x, out_d, sign):  # type: ignore[no-untyped-def]  # fmt: skip
+def _fire(flat, bases, offsets, signs, vectors, slots, factor, first, key, sign, out):  # type: ignore[no-untyped-def]  # fmt: skip
     """Draws the trains of a batch; ``sign`` is the bit that words of negative numbers get.
 
-    Vectors that give no pulse are left out; returns how many there are.
+    Lines that cannot fire need no draw.
     """
-    lines = x.shape[1] + d.shape[1]
-    room = max(1, _TOGETHER // lines) * lines
-    wanted, below = np.empty(room, np.int64), np.empty(room, np.uint64)
-    place, masks = np.empty(room, np.uint64), np.empty(room, np.uint64)
-    undecided, drawn = np.empty(room, np.uint64), np.empty(room, np.uint64)
-    vectors = np.empty(room // lines, np.int64)
-    alive, count = 0, 0
-    for v in range(x.shape[0] + 1):
-        if count == vectors.size or v == x.shape[0]:
-            _trains(count * lines, wanted, place, masks, below, undecided, drawn)
-            for k in range(count):
-                some_x = _put(x[vectors[k]], below[k * lines :], sign, out_x[alive])
-                some_d = _put(d[vectors[k]], below[k * lines + x.shape[1] :], sign, out_d[alive])
-                alive += some_x and some_d
+    lines = offsets.size
+    room = max(lines, _ROOM)
+    wanted, mask = np.zeros(room + 1, np.uint32), np.zeros(room + 1, np.uint32)
+    place, target = np.zeros(room + 1, np.uint64), np.zeros(room + 1, np.int64)
+    below, undecided = np.zeros(room, np.uint32), np.zeros(room, np.uint32)
+    count = 0
+    for v in range(vectors.size):
+        if count + lines > room:
+            _empty(count, wanted, place, mask, target, below, undecided, sign, out)
             count = 0
-        if v == x.shape[0] or x_most[v] == 0.0 or d_most[v] == 0.0:
-            continue
-        slots = longest
-        if fit_length:
-            slots = np.int64(min(float(longest), np.ceil(rate * x_most[v] * d_most[v])))
-        mask = np.uint64((1 << slots) - 1)
-        common = np.sqrt(rate / slots)
-        ratio = np.sqrt(np.float64(d_most[v]) / np.float64(x_most[v])) if balance else 1.0
-        start = key + np.uint64(v) * GAMMA + GAMMA
-        at = count * lines
-        _offer(x[v], common * ratio, start, mask, at, wanted, place, masks)
-        start += np.uint64(x.shape[1] * _HASHES) * MIX_1
-        _offer(d[v], common / ratio, start, mask, at + x.shape[1], wanted, place, masks)
-        vectors[count] = v
-        count += 1
-    return alive
+        every = np.uint32((1 << slots[v]) - 1)
+        start = key + np.uint64(vectors[v]) * GAMMA + GAMMA + np.uint64(first * _HASHES) * MIX_1
+        begin, scale = bases[v], factor[v]
+        for i in range(lines):
+            value = flat[np.uintp(begin + offsets[i])]
+            probability = min(float(_ONE), np.rint(np.float64(abs(value)) * scale * _ONE))
+            # What cannot fire is written over by the next.
+            at = np.uintp(count)
+            wanted[at], mask[at] = np.uint32(np.int64(probability)), every
+            place[at] = start + np.uint64(i * _HASHES) * MIX_1
+            target[at] = (v * lines + i) << 1 | ((value < 0.0) != (signs[i] < 0.0))
+            count += probability > 0.0
+    _empty(count, wanted, place, mask, target, below, undecided, sign, out)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
-def _put(values, below, sign, out):  # type: ignore[no-untyped-def]
-    """Writes a vector's words; returns whether one of them has a pulse."""
-    joined = np.uint64(0)
-    for i in range(values.size):
-        word = np.uint32(below[i])
-        out[i] = word | (sign if word != 0 and values[i] < 0.0 else np.uint32(0))
-        joined |= below[i]
-    return joined != 0
+def _join(rows, out):  # type: ignore[no-untyped-def]
+    for v in range(rows.shape[0]):
+        joined = np.uint32(0)
+        for i in range(rows.shape[1]):
+            joined |= rows[v, i]
+        out[v] = joined
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -22,13 +23,19 @@ from cimctl.analog.compensation import Compensations
 from cimctl.analog.fast_array import FastArray
 from cimctl.analog.layers import AnalogConv2d, AnalogLayer, AnalogLinear, WeightRule, along
 from cimctl.analog.pulsed_array import Pulse, PulsedArray
+from cimctl.analog.windows import Windows
 from cimctl.calibration.record import Calibration
 
 WeightScaling = Literal["off", "tensor", "column"]
 Counts = np.ndarray[Any, Any]
+Floats = npt.NDArray[np.float32]
 
 #: readings averaged where a reference is taken from the symmetry point [ours]
 _REFERENCE_SAMPLES = 16
+
+
+#: where a tensor lies, its shape and its strides
+_Place = tuple[int, torch.Size, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +103,8 @@ class InMemoryLayer(AnalogLayer):
         self.tape: list[tuple[Tensor, np.ndarray[Any, Any]]] = []
         self.on_chip = frozenset({"wa", "wtd"})
         self._known: Tensor | None = None
+        #: vectors of the inputs that are on the tape, by where those lie; who is kept stays there
+        self._seen: dict[_Place, tuple[Tensor, Windows]] = {}
 
     def attach(
         self,
@@ -135,8 +144,9 @@ class InMemoryLayer(AnalogLayer):
         self.forget()
 
     def forget(self) -> None:
-        """The cells have changed: digital products read them again."""
+        """The cells have changed: digital products read them again; a batch is over."""
         self._known = None
+        self._seen.clear()
 
     def train(self, mode: bool = True) -> Self:
         # A run that goes on from a checkpoint reads the cells anew; so does one that never stopped.
@@ -183,6 +193,18 @@ class InMemoryLayer(AnalogLayer):
 
     # ------------------------------------------------------------------ products
 
+    def windows(self, inputs: Tensor) -> Windows:
+        """The vectors of inputs that are padded already, where they lie."""
+        seen = self._seen.get(_place(inputs))
+        return self._found(inputs) if seen is None else seen[1]
+
+    def _found(self, inputs: Tensor) -> Windows:
+        return Windows.of(inputs.cpu().numpy())
+
+    def _gradient(self, products: Floats, inputs: Tensor) -> Tensor:
+        """(vectors, inputs) as the gradient of the inputs."""
+        return torch.from_numpy(products).to(inputs.device)
+
     def _product(self, inputs: Tensor, bias: Tensor | None) -> Tensor:
         result: Tensor = InMemoryProduct.apply(inputs, self.weight, self)  # type: ignore[no-untyped-call]
         return result if bias is None else result + along(bias, result)
@@ -190,12 +212,14 @@ class InMemoryLayer(AnalogLayer):
     def multiply(self, inputs: Tensor) -> Tensor:
         """The layer's outputs without bias."""
         assert self.chip is not None
-        vectors = self.vectors(inputs).contiguous()
         if "wa" in self.on_chip:
-            found = self.chip.forward(vectors.cpu().numpy(), learning=self.training)
+            lines = self.windows(inputs)
+            if self.training:
+                self._seen[_place(inputs)] = inputs, lines
+            found = self.chip.forward(lines, learning=self.training)
             products = torch.from_numpy(found).to(inputs.device)
         else:
-            products = vectors @ self._matrix_read().T
+            products = self.vectors(inputs) @ self._matrix_read().T
         return self._arranged(products.mul_(self.scale.data), inputs)
 
     def multiply_back(self, inputs: Tensor, outer: Tensor, *, wanted: bool) -> Tensor | None:
@@ -217,7 +241,11 @@ class InMemoryLayer(AnalogLayer):
         if "wtd" not in self.on_chip:
             return self._images(errors @ self._matrix_read(), inputs.shape)
         back = self.chip.backward(errors.cpu().numpy(), learning=self.training)
-        return self._images(torch.from_numpy(back).to(inputs.device), inputs.shape)
+        return self._gradient(back, inputs)
+
+
+def _place(values: Tensor) -> _Place:
+    return values.data_ptr(), values.shape, values.stride()
 
 
 class InMemoryLinear(InMemoryLayer, AnalogLinear):
@@ -226,6 +254,19 @@ class InMemoryLinear(InMemoryLayer, AnalogLinear):
 
 class InMemoryConv2d(InMemoryLayer, AnalogConv2d):
     """A convolution, unrolled here: each of its places is a vector."""
+
+    def _found(self, inputs: Tensor) -> Windows:
+        g = self._geometry
+        (top, left), kernel = g.padding, (self.weight.shape[2], self.weight.shape[3])
+        padded = nn.functional.pad(inputs, (left, left, top, top)) if any(g.padding) else inputs
+        return Windows.of_images(padded.cpu().numpy(), kernel, g.stride, g.dilation)
+
+    def _gradient(self, products: Floats, inputs: Tensor) -> Tensor:
+        (top, left), (*count, height, width) = self._geometry.padding, inputs.shape
+        flat = torch.from_numpy(self.windows(inputs).folded(products))
+        images = flat.reshape(*count, height + 2 * top, width + 2 * left)
+        inner = images[..., top : top + height, left : left + width]
+        return inner.contiguous().to(inputs.device)
 
 
 class InMemoryProduct(torch.autograd.Function):

@@ -13,36 +13,43 @@ import numpy as np
 import numpy.typing as npt
 
 from cimctl.analog.draws import hash_at, hash_numpy
+from cimctl.analog.windows import Windows
 
 Codes = npt.NDArray[np.int8]
 AnyCodes = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.float32]
 
 
-def quantise(values: Floats, scale: Floats, top: int, *, key: int = 0, first: int = -1) -> Codes:
+def quantise(
+    values: Floats | Windows, scale: Floats, top: int, *, key: int = 0, first: int = -1
+) -> Codes:
     """Codes of a batch: ``clip(round(value / scale * top), -top, top)``.
 
     Args:
-        values: (vectors, lines).
+        values: (vectors, lines), or vectors where they lie.
         scale: (vectors,) value that the largest code stands for, above 0.
         top: largest code, at most 127.
         key: of the draws of stochastic rounding.
         first: position of the first vector's draws; -1 rounds to nearest, half to even.
     """
-    out = np.empty(values.shape, dtype=np.int8)
-    _quantise(values, scale, float(top), np.uint64(key), first, out)
+    lines = Windows.of(values)
+    out = np.empty((len(lines), lines.lines), dtype=np.int8)
+    _quantise(
+        lines.flat, lines.bases, lines.offsets, lines.signs, scale, float(top), np.uint64(key),
+        first, out,
+    )  # fmt: skip
     return out
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _quantise(values, scale, top, key, first, out):  # type: ignore[no-untyped-def]
-    vectors, lines = values.shape
+def _quantise(flat, bases, offsets, signs, scale, top, key, first, out):  # type: ignore[no-untyped-def]
+    vectors, lines = out.shape
     for v in range(vectors):
-        factor = top / np.float64(scale[v])
+        factor, base = top / np.float64(scale[v]), bases[v]
         if first < 0:
             for i in range(lines):
-                code = np.rint(np.float64(values[v, i]) * factor)
-                out[v, i] = np.int8(min(top, max(-top, code)))
+                value = np.float64(flat[np.uintp(base + offsets[i])] * signs[i])
+                out[v, i] = np.int8(min(top, max(-top, np.rint(value * factor))))
             continue
         hashed = np.uint64(0)
         for i in range(lines):
@@ -50,24 +57,42 @@ def _quantise(values, scale, top, key, first, out):  # type: ignore[no-untyped-d
                 hashed = hash_at(key, np.uint64(first + v), np.uint64(i >> 2))
             lane = (hashed >> np.uint64(16 * (i & 3))) & np.uint64(0xFFFF)
             up = (np.float64(lane) + 0.5) * 2.0**-16
-            code = np.floor(np.float64(values[v, i]) * factor + up)
+            value = np.float64(flat[np.uintp(base + offsets[i])] * signs[i])
+            code = np.floor(value * factor + up)
             out[v, i] = np.int8(min(top, max(-top, code)))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _largest(values, out):  # type: ignore[no-untyped-def]
-    for v in range(values.shape[0]):
-        most = np.float32(0.0)
-        for i in range(values.shape[1]):
-            most = max(most, abs(values[v, i]))
-        out[v] = most
-
-
-def largest_magnitudes(values: Floats) -> Floats:
+def largest_magnitudes(values: Floats | Windows) -> Floats:
     """(vectors,) the largest magnitude of each vector; ``np.abs(values).max(axis=1)``, compiled."""
-    out = np.empty(len(values), dtype=np.float32)
-    _largest(values, out)
+    return Windows.of(values).largest
+
+
+def unscaled(codes: npt.NDArray[Any], factor: Floats) -> Floats:
+    """(vectors, outputs) codes times (vectors,) factors; numpy is slow where vectors are short."""
+    out = np.empty(codes.shape, dtype=np.float32)
+    _unscale(codes, factor, out)
     return out
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def _unscale(codes, factor, out):  # type: ignore[no-untyped-def]
+    for v in range(codes.shape[0]):
+        for j in range(codes.shape[1]):
+            out[v, j] = np.float32(np.float64(codes[v, j]) * np.float64(factor[v]))
+
+
+def spread(rows: Floats, places: npt.NDArray[np.int64], count: int) -> Floats:
+    """(count, lines) with rows at their places, and zeros elsewhere."""
+    out = np.zeros((count, rows.shape[1]), dtype=np.float32)
+    _spread(rows, places, out)
+    return out
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def _spread(rows, places, out):  # type: ignore[no-untyped-def]
+    for v in range(rows.shape[0]):
+        for j in range(rows.shape[1]):
+            out[np.uintp(places[v]), j] = rows[v, j]
 
 
 def quantise_numpy(

@@ -21,9 +21,17 @@ from boards.links import InProcessLink
 from cimctl import conversion, datasets
 from cimctl.algorithms import InMemorySgd, MixedPrecision
 from cimctl.algorithms.settings import Settings, parse
-from cimctl.analog.coincidence import Trains, coincidences, coincidences_numpy, words
+from cimctl.analog.coincidence import (
+    Trains,
+    Words,
+    coincidences,
+    coincidences_numpy,
+    words,
+)
 from cimctl.analog.in_memory import InMemoryLayer
+from cimctl.analog.joined import joined
 from cimctl.analog.pulsed_array import PulsedArray
+from cimctl.analog.windows import Windows
 from cimctl.cli.root import run
 from cimctl.training import checkpoint
 from cimctl.training.config import RunConfig
@@ -94,6 +102,60 @@ def test_a_board_counts_in_the_words_what_the_host_counts(trains: Trains, rate: 
     assert np.array_equal(found[1].reshape(25, 4).T, down)
     slots = np.uint32((1 << made.length) - 1)
     assert ((made.inputs & slots).any(1) & (made.outputs & slots).any(1)).all()
+
+
+@pytest.mark.parametrize("rate", [5.0, 500.0])
+def test_choppers_turn_the_signs_of_trains_and_nothing_else(rate: float) -> None:
+    x, d = batch(25, 4)
+    signs = np.where(np.arange(25) % 3 == 0, -1, 1).astype(np.float32)
+    found = coincidences(Windows.of(x).times(signs), d, rate, Trains(), 9)
+    for turned, plain in zip(
+        found, coincidences_numpy(x * signs, d, rate, Trains(), 9), strict=True
+    ):
+        assert np.array_equal(turned, plain) and plain.any()
+
+
+def in_order(made: Words) -> dict[tuple[int, int], list[int]]:
+    """The pulses of each cell one after the other, 1 up and -1 down."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for rows, columns in zip(made.inputs, made.outputs, strict=True):
+        for slot in range(made.length):
+            fire = [np.flatnonzero(each >> np.uint32(slot) & 1) for each in (rows, columns)]
+            for i in fire[0]:
+                for o in fire[1]:
+                    differ = (int(rows[i]) ^ int(columns[o])) >> made.length
+                    found.setdefault((int(i), int(o)), []).append(-1 if differ else 1)
+    return found
+
+
+@pytest.mark.parametrize("rate", [0.5, 20.0, 200.0, 50_000.0])
+@pytest.mark.parametrize("trains", [Trains(), Trains(3), Trains(12, fit_length=False)], ids=str)
+def test_joined_trains_give_each_cell_its_pulses_in_their_order(
+    trains: Trains, rate: float
+) -> None:
+    x, d = batch(25, 4)
+    made = words(x, d, rate, trains, 3)
+    found = joined(made)
+    assert in_order(found) == in_order(made) != {}
+    assert len(found.inputs) * (found.length + 1) <= len(made.inputs) * (made.length + 1)
+    assert found.length <= 31
+
+
+def test_trains_are_joined_as_far_as_a_word_and_the_signs_of_its_lines_go() -> None:
+    one = np.float32([[1, 0]])
+    for signs, updates, length in (
+        ([1] * 40, 2, 31),
+        ([1] * 9 + [-1] * 5 + [1] * 3, 3, 9),
+        ([1] * 5, 1, 5),
+    ):
+        d = np.float32(signs)[:, None]
+        made = words(np.repeat(one, len(d), 0), d, 1.0, Trains(), 0)
+        assert (len(made.inputs), made.length) == (len(d), 1)
+        found = joined(made)
+        assert (len(found.inputs), found.length) == (updates, length)
+        assert not found.inputs[:, 1].any()
+    nothing = words(0 * one, one, 1.0, Trains(), 0)
+    assert joined(nothing).inputs.shape == (0, 2)
 
 
 def test_vectors_without_pulses_have_no_words() -> None:
