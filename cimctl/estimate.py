@@ -70,6 +70,8 @@ ALGORITHMS: dict[str, Callable[[Update, UpdateTimes], float]] = {
     "agad": agad,
     "mixed-precision": mixed_precision,
 }
+#: what of ``Update`` an algorithm has not
+NOT_ASKED = {"sgd": {"read_every"}, "mixed-precision": {"read_every", "pulse_length"}}
 
 
 def _transferring(operations: int, update: Update, times: UpdateTimes) -> float:

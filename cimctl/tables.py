@@ -37,7 +37,7 @@ def read_matrix(path: Path) -> npt.NDArray[np.float64]:
         ) from None
     except (ValueError, EOFError) as error:
         raise UsageError(
-            f"'{path}' holds no matrix of numbers: {' '.join(str(error).split())}",
+            f"'{path}' holds no matrix of numbers: {' '.join(str(error).split()).rstrip('.')}",
             left="Nothing was sent",
             next="Give a .npy file, or CSV with numbers only",
         ) from None

@@ -64,7 +64,7 @@ MOST = 31
 #: a vector's coefficients have a row for each count of pulses, those downwards after the others
 _ROWS = 2 * MOST + 1
 _ONE, _NONE = np.float32(1.0), np.float32(0.0)
-_U0, _U1 = np.uint32(0), np.uint32(1)
+_U0, _ALL = np.uint32(0), np.uint32(0xFFFFFFFF)
 
 
 class Moves(NamedTuple):
@@ -137,8 +137,8 @@ def _moved_lanes(w, low, high, slope, pair, z, additive):  # type: ignore[no-unt
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _all_moves(at, lines, block, moves, deviates, variation, additive):  # type: ignore[no-untyped-def]
-    """All updates of a vector's cells."""
+def _all_moves(at, lines, block, moves, deviates, drives, variation, additive):  # type: ignore[no-untyped-def]
+    """All updates of a vector's cells; ``block.left`` says which of them got a pulse that moves."""
     singles, pairs, lane = pointer(block.singles), pointer(moves.pairs), pointer(moves.lane)
     row_at, column_at, table = pointer(block.row), pointer(block.column), pointer(deviates)
     rows, columns, stride = pointer(lines.rows), pointer(lines.columns), lines.stride
@@ -153,6 +153,9 @@ def _all_moves(at, lines, block, moves, deviates, variation, additive):  # type:
     size_up, size_down = step_up * spread, splat(_NONE) - step_down * spread
     up = down = (splat(_NONE), splat(_NONE), splat(_ONE))
     known, zero = 0, splat(_U0)
+    driven_up = splat(_ALL if drives[0] != 0.0 else _U0)
+    driven_down = splat(_ALL if drives[1] != 0.0 else _U0)
+    moved = zero
     places, taken = simd.load(pointer(block.places), at), zero
     slots, sign = splat(np.uint32((1 << lines.length) - 1)), splat(np.uint32(1 << lines.length))
     for u in range(lines.updates):
@@ -160,9 +163,10 @@ def _all_moves(at, lines, block, moves, deviates, variation, additive):  # type:
             continue
         row, column = trains_of(at, u, rows, columns, stride, row_at, column_at)
         found = simd.ones_of(row & column & slots)
-        moving, upwards = found != zero, ((row ^ column) & sign) == zero
-        if not simd.any_of(moving):
+        if not simd.any_of(found != zero):
             continue
+        upwards = ((row ^ column) & sign) == zero
+        driven = found & select(upwards, driven_up, driven_down)
         while simd.any_of(found > splat(np.uint32(known))):
             known += 1
             up = _extended(known, pairs, up, rates_up, step_up, size_up)
@@ -171,10 +175,11 @@ def _all_moves(at, lines, block, moves, deviates, variation, additive):  # type:
         pair = gather(pairs, count * splat(np.uint32(WIDTH)) + simd.load(lane, 0))
         z = gather(table, simd.high_words(mixed_lanes(places)) & splat(np.uint32(PULSE_MASK)))
         slope = select(upwards, slope_up, slope_down)
-        w = select(moving, _moved_lanes(w, low, high, slope, pair, z, additive), w)
-        places, taken = places + simd.longs_of(found), taken + found
+        w = select(driven != zero, _moved_lanes(w, low, high, slope, pair, z, additive), w)
+        places, taken, moved = places + simd.longs_of(found), taken + found, moved | driven
     simd.store(singles, at, w)
     simd.store(pointer(block.taken), at, taken)
+    simd.store(pointer(block.left), at, moved)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
@@ -192,14 +197,16 @@ def outer_closed(  # type: ignore[no-untyped-def]
     table, block, moves,
 ):  # fmt: skip
     """``steps._outer_all`` in closed form, update by update; ``table``: ``deviate_table``."""
-    variation = np.float32(law.cycle_variation)
+    variation, drives = np.float32(law.cycle_variation), (set_drive, reset_drive)
     for begin in range(0, lines.cells.size, LANES):
         used = place(begin, lines, block)
         load_cells(conductances, hidden, set_drive, reset_drive, law, own, used, block)
         _begin(pulses, keys.program, used, block)
         for at in range(0, used, WIDTH):
-            _all_moves(at, lines, block, moves, table, variation, law.additive)
-        store_cells(conductances, hidden, pulses, stuck, law, own, keys, normal, used, 1, block)
+            _all_moves(at, lines, block, moves, table, drives, variation, law.additive)
+        store_cells(
+            conductances, hidden, pulses, stuck, law, own, keys, normal, used, 1, block, block.left
+        )
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]

@@ -245,9 +245,9 @@ def load_cells(conductances, hidden, set_drive, reset_drive, law, own, used, blo
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
 def store_cells(  # type: ignore[no-untyped-def]
-    conductances, hidden, pulses, stuck, law, own, keys, normal, used, group, block
+    conductances, hidden, pulses, stuck, law, own, keys, normal, used, group, block, moved
 ):  # fmt: skip
-    """Writes back the cells that got pulses; ``taken`` counts from a multiple of ``group`` on."""
+    """Counts the pulses of a block, from a multiple of ``group`` on, and writes back what moved."""
     index, taken, singles = block.cells, block.taken, block.singles
     for j in range(used):
         i = np.int64(index[j])
@@ -258,7 +258,7 @@ def store_cells(  # type: ignore[no-untyped-def]
         if taken[j] == 0 or count == before:
             continue
         pulses[i] = np.uint32(count)
-        if stuck[i] == 0:
+        if stuck[i] == 0 and moved[j]:
             w, reference = np.float64(singles[j]), own[i, REFERENCE]
             g = seen(w, count, i, law, reference, keys, normal)
             conductances[i] = np.uint16(g)
@@ -330,4 +330,7 @@ def outer_lanes(  # type: ignore[no-untyped-def]
         load_cells(conductances, hidden, set_drive, reset_drive, law, own, used, block)
         _begin(pulses, keys.pulse, used, block)
         _all_updates(lines, block, used, table, law.additive)
-        store_cells(conductances, hidden, pulses, stuck, law, own, keys, normal, used, GROUP, block)
+        store_cells(
+            conductances, hidden, pulses, stuck, law, own, keys, normal, used, GROUP, block,
+            block.taken,
+        )  # fmt: skip

@@ -29,12 +29,14 @@ class UpdateSpeed:
         updates: commands of the first kind, updates by one vector of the second, a second.
         pulses: a second.
         cells: that one update names.
+        slots: of its trains; 0 where there are none.
     """
 
     kind: str
     updates: Spread
     pulses: Spread
     cells: int
+    slots: int
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class _Work:
     cells: int
     most_pulses: int
     run: Callable[[], int]
+    slots: int = 0
 
 
 def most_pulses(board: Board, turns: int) -> int:
@@ -80,6 +83,7 @@ def _speed(work: _Work, turns: Turns, pulses: list[int]) -> UpdateSpeed:
         turns.rate(work.kind, work.updates),
         Spread.of([count / each for count, each in zip(pulses, seconds, strict=True)]),
         work.cells,
+        work.slots,
     )
 
 
@@ -149,7 +153,8 @@ def _rank_one(board: Board) -> _Work:
 
     most = sum(_coincidences(each) for each in both)
     vectors = sum(len(each.inputs) for each in both)
-    return _Work("rank one", vectors, tile.rows * tile.columns, most, run)
+    slots = max(each.length for each in both)
+    return _Work("rank one", vectors, tile.rows * tile.columns, most, run, slots)
 
 
 def _coincidences(trains: Words) -> int:

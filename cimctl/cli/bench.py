@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from cimctl.cli.options import (
     board_options,
     chosen_board,
     json_option,
+    number,
     seed_option,
     show,
 )
@@ -49,12 +49,6 @@ def bench() -> None:
     """
 
 
-def _number(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
-    if math.isnan(value):
-        raise click.BadParameter("'nan' is no number of seconds.", ctx, parameter)
-    return value
-
-
 def _measurement(command: F) -> F:
     command = click.option(
         "--turns", type=click.IntRange(1, 10000), default=20, help="Repetitions, at most."
@@ -63,7 +57,7 @@ def _measurement(command: F) -> F:
         "--seconds",
         type=click.FloatRange(0, min_open=True),
         default=30.0,
-        callback=_number,
+        callback=number,
         help="No repetition but the first begins later; getting ready does not count.",
     )(command)
     return board_options()(seed_option(json_option(command)))
@@ -198,6 +192,7 @@ def update(json: bool, yes: bool, **values: Any) -> None:
     lines = [
         f"{each.kind:10} {each.cells:>6} cells: {each.updates} updates a second, "
         f"{_mega(each.pulses)} million pulses a second"
+        + (f", by trains of {each.slots} slots" if each.slots else "")
         for each in found
     ]
     lines.append(f"{_medians(turns())} Afterwards {_BACK[way]}.")

@@ -10,8 +10,8 @@ import click
 
 from cimctl.cli.estimate_planes import planes_training
 from cimctl.cli.map import RULES, aligned, asked, notes, plan_options
-from cimctl.cli.options import json_option, show
-from cimctl.estimate import ALGORITHMS, Update, UpdateTimes
+from cimctl.cli.options import json_option, number, show
+from cimctl.estimate import ALGORITHMS, NOT_ASKED, Update, UpdateTimes
 
 if TYPE_CHECKING:
     from cimctl.mapping.asked import Answer
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 #: options of each kind of estimate, besides those that choose it
-_UPDATE = {"size", "read_every", "pulse_length"}
+_UPDATE = {
+    name: {"size", "read_every", "pulse_length"} - NOT_ASKED.get(name, set()) for name in ALGORITHMS
+}
 _PLANES = {"board", "input_shape", "batch", "algorithm", "run"}
 _STEP = _PLANES | {"mapping", "copies", "avoid", "steps", "writes_per_weight"}
 
@@ -47,7 +49,8 @@ _STEP = _PLANES | {"mapping", "copies", "avoid", "steps", "writes_per_weight"}
 @click.option("--steps", type=click.IntRange(1), help="Steps of the whole training.  [5200]")
 @click.option(
     "--writes-per-weight",
-    type=click.FloatRange(0),
+    type=click.FloatRange(0, 1e12),
+    callback=number,
     help="Writes of a weight in the whole training; for sgd: pulses.  [10.8, the paper's LeNet]",
 )
 @click.option(
@@ -92,7 +95,7 @@ def estimate(model: str | None, update: str | None, json: bool, **values: Any) -
     if update is not None:
         if model is not None or values["run"] is not None:
             raise click.UsageError("--update times an array: leave out MODEL and --run.")
-        _check_options(_UPDATE, "--update")
+        _check_options(_UPDATE[update], f"--update {update}")
         _update(update, json, values)
         return
     _network(model, json, values)
@@ -112,13 +115,10 @@ def _update(update: str, json: bool, values: dict[str, Any]) -> None:
     size = values["size"]
     question = Update(size, values["read_every"], values["pulse_length"])
     found = ALGORITHMS[update](question, UpdateTimes())
-    out = {
-        "algorithm": update,
-        "size": size,
-        "read_every": values["read_every"],
-        "pulse_length": values["pulse_length"],
-        "update_ns": found,
-    }
+    out: dict[str, Any] = {"algorithm": update}
+    out |= {name: values[name] for name in ("size", "read_every", "pulse_length")}
+    out = {k: v for k, v in out.items() if k not in NOT_ASKED.get(update, set())}
+    out["update_ns"] = found
     text = f"{found:.1f} ns for each vector: {update} on an array of {size} x {size}"
     show(json, "cimctl.estimate.update/1", out, text)
 

@@ -24,8 +24,8 @@ def plan_options(command: F) -> F:
         click.option(
             "--avoid",
             default="",
-            help="File with cells to leave free: tile, row and column in each line, row -1 for a "
-            "whole column.",
+            help="File with cells to leave free: TILE,ROW,COLUMN in each line (CSV, or .npy), "
+            "row -1 for a whole column.",
         ),
         click.option(
             "--input-shape", help="Of one image: CHANNELS,HEIGHT,WIDTH.  [the model's own]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,13 @@ class Picture(click.Path):
         if Path(value).suffix.lower() != ".png":
             self.fail(f"'{value}' would hold a PNG: give it a name that ends in .png", param, ctx)
         return super().convert(value, param, ctx)
+
+
+def number(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """Refuses 'nan', which is in every range."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("'nan' is no number.", ctx, parameter)
+    return value
 
 
 def board_options(required: bool = True) -> Callable[[F], F]:

@@ -75,6 +75,7 @@ def test_updates_count_the_pulses_of_the_chip(capsys: pytest.CaptureFixture[str]
     # A cell of the first kind gets one pulse an update.
     assert pulses["pulses"]["median"] == pytest.approx(1024 * pulses["updates"]["median"])
     assert outer["kind"] == "rank one" and outer["pulses"]["median"] > outer["updates"]["median"]
+    assert 1 <= outer["slots"] <= 31
 
 
 def test_a_board_without_pulses_refuses_updates(capsys: pytest.CaptureFixture[str]) -> None:

@@ -306,7 +306,10 @@ def test_a_finished_run_says_how_its_weights_moved(
         (["lenet", "--board", "brram-soc", "--algorithm", "sgd"], "transposed"),
         (["vgg8", "--board", "brram-256x64", "--mapping", "packed"], "3924 too few"),
         (["lenet", "--board", "emu", "--size", "9"], "'lenet' does not look at --size"),
-        (["--update", "agad", "--batch", "9"], "--update does not look at --batch"),
+        (["--update", "agad", "--batch", "9"], "--update agad does not look at --batch"),
+        (["--update", "sgd", "--read-every", "3"], "--update sgd does not look at --read-every"),
+        (["lenet", "--board", "emu", "--writes-per-weight", "nan"], "'nan' is no number"),
+        (["lenet", "--board", "emu", "--writes-per-weight", "inf"], "not in the range"),
         (
             ["lenet", "--board", "cap-imc-16nm", "--algorithm", "radix4", "--copies", "none"],
             "--algorithm radix4 does not look at --copies",

@@ -153,13 +153,27 @@ def test_updates_of_any_shape_are_the_oracles_bit_for_bit(
         assert_same(compiled, plain)
 
 
-def test_an_amplitude_below_threshold_moves_nothing() -> None:
+@pytest.mark.parametrize("pulses", ["each", "closed-form"])
+def test_an_amplitude_below_threshold_moves_nothing(pulses: str) -> None:
+    # Cells begin anywhere, also beyond their bounds, and what moves is seen with another error.
     pulse = {"amplitude_mV": 1000, "width_ns": 1, "threshold_mV": 700}
-    made = profile("soft-bounds", "closed-form", pulse=pulse)
+    made = profile(
+        "soft-bounds", pulses, pulse=pulse, write_noise=5.0, initial_uS=[30.0, 70.0],
+        bound_variation=[0.5, 0.5],
+    )  # fmt: skip
     compiled, plain = Chip(made, 3), Chip(made, 3)
-    update(compiled, trains(20, 31, 0.6), 600)
-    steps_numpy.outer_closed(array_of(plain, CELLS), trains(20, 31, 0.6), drives_of(plain, 600))
-    assert_same(compiled, plain)
+    downwards = trains(20, 31, 0.6)
+    signs = np.uint32(1 << 31)
+    downwards = Trains(downwards.rows | signs, downwards.columns & ~signs, 31)
+    update(compiled, downwards, 600)
+    assert np.array_equal(compiled.cells.conductances, plain.cells.conductances)
+    assert np.array_equal(compiled.cells.hidden, plain.cells.hidden)
+    assert compiled.cells.pulses.sum() == totals(downwards)[1].sum() > 0
+    if pulses == "closed-form":
+        compiled, plain = Chip(made, 3), Chip(made, 3)
+        update(compiled, trains(20, 31, 0.6), 600)
+        steps_numpy.outer_closed(array_of(plain, CELLS), trains(20, 31, 0.6), drives_of(plain, 600))
+        assert_same(compiled, plain)
 
 
 @pytest.mark.parametrize(("cycle_noise", "variation"), NOISE)
