@@ -32,7 +32,8 @@ Floats = npt.NDArray[np.float32]
 
 #: readings averaged where a reference is taken from the symmetry point [ours]
 _REFERENCE_SAMPLES = 16
-
+#: inputs whose vectors are kept, should nobody ever update; the others are found again
+_MOST_SEEN = 256
 
 #: where a tensor lies, its shape and its strides
 _Place = tuple[int, torch.Size, tuple[int, ...]]
@@ -214,7 +215,7 @@ class InMemoryLayer(AnalogLayer):
         assert self.chip is not None
         if "wa" in self.on_chip:
             lines = self.windows(inputs)
-            if self.training:
+            if self.training and len(self._seen) < _MOST_SEEN:
                 self._seen[_place(inputs)] = inputs, lines
             found = self.chip.forward(lines, learning=self.training)
             products = torch.from_numpy(found).to(inputs.device)
