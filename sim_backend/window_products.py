@@ -30,7 +30,7 @@ def convert_windows(
     errors: LineErrors | None = None,
     adding: Adding | None = None,
 ) -> int:
-    """``converters.convert_planes`` of ``window_sums.window_sums``: their arguments, their bits."""
+    """``converters.convert_planes`` of ``window_sums_numpy``: their arguments, their bits."""
     shared = arguments(len(weight), settings, positions, errors, adding, 1)
     first, images = np.uint64(positions.first), np.ascontiguousarray(images)
     return int(_convert(images, weight, shape_of(window), power, out, first, shared))

@@ -1,8 +1,8 @@
 """Exact sums under a window for images of few channels, which convolutions of torch are slow at.
 
 Conductances times codes are added in double precision, whole, where everything is an integer below
-2^53.  A plane of pixels is taken as one line, so that the inner loops are long: places that hang
-over the right edge are worked out with the others, and left out of the result.
+2^53.  For each column of the kernel the pixels that it meets are copied one behind the other, so
+that the inner loops run over all places at once.
 """
 
 from __future__ import annotations
@@ -36,23 +36,6 @@ class Shape(NamedTuple):
     size: tuple[int, int]
 
 
-def window_sums(images: Images, weight: Weights, window: Window) -> Sums:
-    """What a window makes of images, times weights.
-
-    Args:
-        images: (batch, channels, height, width), padded already; integers.
-        weight: (lines, channels * kernel height * kernel width) integers.
-        window: kernel, stride and dilation.
-
-    Returns:
-        (batch, lines, places).
-    """
-    places = output_size(window)
-    out = np.empty((len(images), len(weight), places[0] * places[1]))
-    _sums(np.ascontiguousarray(images), weight, shape_of(window), out)
-    return out
-
-
 def shape_of(window: Window) -> Shape:
     """What the compiled functions want to know of a window."""
     w = window
@@ -63,20 +46,22 @@ def shape_of(window: Window) -> Shape:
 
 
 def window_sums_numpy(images: Images, weight: Weights, window: Window) -> Sums:
-    """The oracle of ``window_sums``: same arguments, same bits."""
+    """What a window makes of images, times weights; the oracle of ``image_sums``.
+
+    Args:
+        images: (batch, channels, height, width), padded already; integers.
+        weight: (lines, channels * kernel height * kernel width) integers.
+        window: kernel, stride and dilation.
+
+    Returns:
+        (batch, lines, places).
+    """
     w = window
     reach = (w.dilation_y * (w.kernel_height - 1) + 1, w.dilation_x * (w.kernel_width - 1) + 1)
     views = np.lib.stride_tricks.sliding_window_view(images.astype(np.float64), reach, axis=(2, 3))
     taken = views[:, :, :: w.stride_y, :: w.stride_x, :: w.dilation_y, :: w.dilation_x]
     vectors = taken.transpose(0, 1, 4, 5, 2, 3).reshape(len(images), weight.shape[1], -1)
     return np.asarray(weight @ vectors)
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[misc, unused-ignore]
-def _sums(images, weight, shape, out):  # type: ignore[no-untyped-def]
-    prepared = prepare(images, weight, shape)
-    for b in range(len(images)):
-        image_sums(images[b], shape, prepared, out[b])
 
 
 @numba.njit(inline="always")  # type: ignore[misc, unused-ignore]

@@ -17,5 +17,6 @@ def main() -> None:
         code = INTERRUPTED
     # All is said and done: one that comes while libraries are taken down ends it, without a word.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     sys.exit(code)

@@ -563,6 +563,20 @@ def test_an_interrupt_while_the_program_exits_shows_no_traceback(number: signal.
     assert "emu" in done.stdout and not done.stderr
 
 
+def test_a_signal_that_a_parent_has_ignored_stays_so_to_the_end() -> None:
+    program = (
+        "import atexit, os, signal\n"
+        "from cimctl.cli import main\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGHUP)\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "board", "list"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and "emu" in done.stdout
+
+
 # --- results, help and environment ---------------------------------------------------------------
 
 
