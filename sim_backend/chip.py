@@ -41,7 +41,7 @@ _WEIGHTS_EACH, _WEIGHTS_LEAST = 8, 1 << 26
 #: vectors at a time, so that their sums stay in the cache
 _VECTORS = 1024
 #: products whose costs are remembered
-_PRODUCTS = 256
+_PRODUCTS = 4096
 
 
 class Chip:

@@ -37,7 +37,7 @@ TRANSPOSED, DIFFERENTIAL, SIGNED, GROUPS, TERNARY = 1, 2, 4, 8, 16
 _VMM_ANSWER_HEAD = 5
 _NO_WINDOW = m.Window()
 #: different products that are remembered
-_ASKED = 256
+_ASKED = 4096
 #: emulated time that a chip can wait in its life, ns (292 years)
 _LONGEST_NS = (1 << 63) - 1
 _STATUS_COUNTERS = (
